@@ -1,0 +1,146 @@
+"""What the compiler can tell of a rule before it runs: traffic, arithmetic, memory, laziness."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from stepspec.generator import language
+from stepspec.generator.ir import (
+    Assign,
+    Binary,
+    Call,
+    Compare,
+    Expr,
+    Extent,
+    Name,
+    Negative,
+    Power,
+    Reduction,
+    Select,
+    Statement,
+    names,
+    walk,
+)
+from stepspec.generator.lazy import lazy_conditions
+from stepspec.generator.parse import Rule
+from stepspec.generator.passes import Choice, Statements, outputs, straight_line, variants
+from stepspec.generator.stages import ArrayKernel, Program, lower
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A rule specialised to one outcome of its static conditions, with its kernels."""
+
+    choice: Choice
+    statements: Statements
+    program: Program
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What one update of one element costs, in numbers of the weight's dtype; row and column arrays left out.
+
+    Attributes:
+        reads: numbers read per element, all passes together.
+        writes: numbers written per element.
+        flops: arithmetic operations per element, recomputation included.
+        state: numbers of state stored per element.
+        passes: how often the elements are walked through.
+    """
+
+    reads: int
+    writes: int
+    flops: int
+    state: int
+    passes: int
+
+    def bytes(self, itemsize: int = 4) -> int:
+        """Return the bytes moved per element; `itemsize` is the dtype's, 4 for float32."""
+        return (self.reads + self.writes) * itemsize
+
+
+def compile_variants(rule: Rule) -> tuple[Variant, ...]:
+    """Return every variant of `rule`, specialised, folded and lowered."""
+    done = []
+    for choice in variants(rule):
+        statements = straight_line(rule, choice)
+        done.append(Variant(choice, statements, lower(statements)))
+    return tuple(done)
+
+
+def cost(variant: Variant) -> Cost:
+    """Return what the kernels of `variant` cost per element."""
+    kernels = [kernel for _, kernel in variant.program.stages if isinstance(kernel, ArrayKernel)]
+    walks = [k for k in kernels if any(extent is Extent.ELEMENT for _, extent in k.arrays)]
+    stored = [n for name, n in outputs(variant.statements).items() if name != "weight"]
+    return Cost(
+        reads=sum(len(_element_reads(kernel)) for kernel in walks),
+        writes=sum(1 for kernel in walks for _, value in kernel.writes if value.extent is Extent.ELEMENT),
+        flops=sum(_flops(s) for kernel in walks for s in (*kernel.statements, *kernel.reductions)),
+        state=sum(1 for n in stored if n.extent is Extent.ELEMENT),
+        passes=len(walks),
+    )
+
+
+def lazy_equals_dense(rule: Rule, variant: Variant) -> tuple[str, ...] | None:
+    """Return the conditions under which a lazy row-sparse update equals the dense one; None if never."""
+    return lazy_conditions(rule.spec, variant.statements)
+
+
+def uses(rule: Rule, name: str) -> bool:
+    """Tell whether any formula of the rule mentions `name`."""
+    return any(n.name == name for s in _assigns(rule.statements) for n in names(s.value))
+
+
+def divides_by_rate(rule: Rule) -> bool:
+    """Tell whether a formula divides by the learning rate, so that a rate of 0 must freeze a tensor."""
+    tainted = {"lr"}
+    for s in _assigns(rule.statements):
+        if s.value.stage == 0 and any(n.name in tainted for n in names(s.value)):
+            tainted.add(s.target.name)
+    divisors = [
+        node.right
+        for s in _assigns(rule.statements)
+        for node in walk(s.value)
+        if isinstance(node, Binary) and node.operator == "/"
+    ]
+    return any(n.name in tainted for divisor in divisors for n in names(divisor))
+
+
+def takes_max(rule: Rule) -> bool:
+    """Tell whether a formula takes a maximum, which no empty tensor has."""
+    nodes = (node for s in _assigns(rule.statements) for node in walk(s.value))
+    return any(isinstance(node, Reduction) and node.function == "max" for node in nodes)
+
+
+def _assigns(statements: tuple[Statement, ...]) -> Iterator[Assign]:
+    for statement in statements:
+        if isinstance(statement, Assign):
+            yield statement
+        else:
+            yield from _assigns((*statement.then, *statement.otherwise))
+
+
+def _element_reads(kernel: ArrayKernel) -> set[str]:
+    values: list[Expr] = [s.value for s in (*kernel.statements, *kernel.reductions)]
+    read = [n for value in values for n in names(value)] + [n for _, n in kernel.writes]
+    elements = {name for name, extent in kernel.arrays if extent is Extent.ELEMENT}
+    return {n.name for n in read if n.version == 0 and n.name in elements}
+
+
+def _flops(statement: Assign) -> int:
+    """Count operations of one statement that are done once per element."""
+    total = 0
+    for node in walk(statement.value):
+        if isinstance(node, Reduction):
+            total += 2 if node.function == "norm" else 1
+        elif Extent.COLUMN in node.extent:
+            match node:
+                case Binary() | Negative() | Compare() | Select():
+                    total += 1
+                case Power(exponent=exponent):
+                    total += max(1, round(getattr(exponent, "value", 2.0)) - 1)
+                case Call(function=function):
+                    total += language.FUNCTIONS[function].flops
+                case Name() | _:
+                    continue
+    return total

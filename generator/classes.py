@@ -1,0 +1,325 @@
+"""A rule and its variants -> the parts of the generated optimizer class, as finished lines."""
+
+import textwrap
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from stepspec.generator import analysis, language
+from stepspec.generator.analysis import Variant
+from stepspec.generator.errors import Problem, SpecError
+from stepspec.generator.ir import Expr, Extent, Kind, Name, Spread, names
+from stepspec.generator.parse import Rule
+from stepspec.generator.passes import Choice, outputs, static_atoms
+from stepspec.generator.printer import HostPrinter, ReferencePrinter, needs_math
+from stepspec.generator.spec import Hyperparameter, State, number_text
+from stepspec.generator.text import WIDTH, assignment, call, choice, formula, indented
+
+
+@dataclass(frozen=True)
+class ClassText:
+    """The parts of one generated class."""
+
+    name: str
+    summary: str
+    docstring: tuple[str, ...]
+    attributes: tuple[str, ...]
+    init: tuple[str, ...]
+    layout: tuple[str, ...]
+    variant: tuple[str, ...]
+    state_doc: tuple[str, ...]
+    step: tuple[str, ...]
+    fused_store: str
+    reference: tuple[str, ...]
+    hyperparameter_kinds: tuple[str, ...]
+    state_types: tuple[str, ...]
+    math: bool
+
+
+def print_class(rule: Rule, variants: tuple[Variant, ...]) -> ClassText:
+    """Return the parts of the class of `rule`."""
+    host = _host(rule, variants)
+    reference, step = _step(rule, variants)
+    layout, variant = _layout(rule), _variant(rule)
+    types = {"Layout", "State"} if layout else set()
+    types |= {"TensorFlag"} if rule.spec.flags else set()
+    types |= {"Variant"} if variant else set()
+    kinds = {"Flag" if h.is_switch else "Hyperparameter" for h in rule.spec.own_hyperparameters}
+    return ClassText(
+        name=rule.spec.name,
+        summary=_sentence(rule.spec.summary),
+        docstring=tuple(_docstring(rule)),
+        attributes=tuple(_attributes(rule, host)),
+        init=tuple(_init(rule)),
+        layout=layout,
+        variant=variant,
+        state_doc=tuple(_state_doc(rule)),
+        step=tuple(step),
+        fused_store=_fused_store(variants),
+        reference=reference,
+        hyperparameter_kinds=tuple(sorted(kinds)),
+        state_types=tuple(sorted(types)),
+        math=any(needs_math(e) for e in host.values()) or any("math." in line for line in step),
+    )
+
+
+def _sentence(text: str) -> str:
+    return text if text.endswith((".", "!", "?")) else f"{text}."
+
+
+# documentation
+
+
+def _docstring(rule: Rule) -> list[str]:
+    spec = rule.spec
+    lines = [_sentence(spec.summary), "", "Updates each weight by::", ""]
+    lines += [f"    {line}".rstrip() for line in spec.update.text.rstrip().split("\n")]
+    lines += ["", *_names_explained(rule), "", "Parameters", "----------"]
+    for h in spec.hyperparameters:
+        lines += _parameter(h)
+    lines += ["**kwargs", "    Arguments of every optimizer: see `stepspec.Optimizer`."]
+    if spec.states:
+        lines += ["", "State", "-----", *_state_doc(rule)]
+    if spec.flags:
+        lines += ["", "Tensor flags", "------------"]
+        for f in spec.flags:
+            endings = " or ".join(f"`{e}`" for e in f.unless_name_ends)
+            rule_of = f"{f.default}" + (
+                f", but {not f.default} for names ending in {endings}" if endings else ""
+            )
+            lines += [f"{f.name} : bool, {rule_of}", *_paragraph(f.doc)]
+    if spec.paper:
+        lines += ["", "References", "----------", spec.paper]
+    return lines
+
+
+def _names_explained(rule: Rule) -> list[str]:
+    used = [n for n in ("lr", "wd", "t", "rescale_grad", "clip_gradient") if analysis.uses(rule, n)]
+    told = "; ".join(f"``{n}`` is the {language.HOST_NAMES[n].removeprefix('the ')}" for n in used)
+    lines = textwrap.wrap(f"where {told}.", WIDTH - 4, break_long_words=False, break_on_hyphens=False)
+    if not analysis.uses(rule, "wd"):
+        lines += ["", "Weight decay is not part of the rule: a non-zero one is refused."]
+    if analysis.divides_by_rate(rule):
+        lines += ["", "While a tensor's learning rate is 0, its weight and states stay as they are."]
+    return lines
+
+
+def _parameter(h: Hyperparameter) -> list[str]:
+    if h.is_switch:
+        return [f"{h.name} : bool, default {h.default}", *_paragraph(h.doc)]
+    if h.name == "learning_rate":
+        doc = (
+            h.doc or "The learning rate; None takes the scheduler's. A number overrides the scheduler's base."
+        )
+        return [
+            f"learning_rate : float in {h.range} or None, default {number_text(float(h.default))}",
+            *_paragraph(doc),
+        ]
+    default = "None (off)" if h.default in (float("inf"), float("-inf")) else number_text(float(h.default))
+    return [f"{h.name} : float in {h.range}, default {default}", *_paragraph(h.doc)]
+
+
+def _paragraph(text: str) -> list[str]:
+    return [f"    {line}" for line in textwrap.wrap(text, WIDTH - 12)]
+
+
+def _state_doc(rule: Rule) -> list[str]:
+    lines = []
+    for s in rule.spec.states:
+        shapes = {
+            "element": "shape of the weight",
+            "row": "one value per row, shape (n, 1, ...)",
+            "column": "one value per column, shape (1, ...)",
+            "tensor": "one float64, shape ()",
+        }
+        start = "a copy of the weight" if isinstance(s.init, str) else number_text(s.init)
+        stored = f", stored when {s.when.text}" if s.when else ""
+        lines += [f"{s.name} : {shapes[s.per.word]}, starts at {start}{stored}", *_paragraph(s.doc)]
+    return lines
+
+
+# class body
+
+
+def _attributes(rule: Rule, host: dict[str, Expr]) -> list[str]:
+    lines = [_descriptor(h) for h in rule.spec.own_hyperparameters]
+    if rule.spec.flags:
+        flags = {f.name: ("", _flag(f.default, f.unless_name_ends)) for f in rule.spec.flags}
+        lines += _dictionary("flags", "Mapping[str, TensorFlag]", flags)
+    if not analysis.uses(rule, "wd"):
+        lines.append("uses_wd = False")
+    if analysis.divides_by_rate(rule):
+        lines.append("frozen_at_zero_rate = True")
+    if analysis.takes_max(rule):
+        lines.append("refuses_empty = True")
+    if rule.requirements:
+        conditions = {t: ("lambda self: ", HostPrinter().text(c)) for t, c in rule.requirements.items()}
+        lines += _dictionary("requirements", "Mapping[str, Callable[[Any], bool]]", conditions)
+    if host:
+        values = {name: ("lambda self, p: ", HostPrinter().text(e)) for name, e in host.items()}
+        lines += _dictionary("host", "Mapping[str, Callable[[Any, Any], float]]", values)
+    return lines
+
+
+def _descriptor(h: Hyperparameter) -> str:
+    if h.is_switch:
+        return f"{h.name} = Flag()"
+    return f'{h.name} = Hyperparameter("{h.range}")'
+
+
+def _flag(default: bool, endings: tuple[str, ...]) -> str:
+    names_end = f", unless_name_ends=({', '.join(repr_text(e) for e in endings)}{',' * (len(endings) == 1)})"
+    return f"TensorFlag(default={default}{names_end if endings else ''})"
+
+
+def repr_text(text: str) -> str:
+    """Return `text` as a Python string in double quotes."""
+    return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
+
+
+def _dictionary(name: str, annotation: str, entries: dict[str, tuple[str, str]]) -> list[str]:
+    """Return a class attribute: key -> head and value; a long value is broken in brackets behind its head."""
+    lines = [f"{name}: ClassVar[{annotation}] = {{"]
+    for key, (head, value) in entries.items():
+        lines += indented(formula(f"{repr_text(key)}: {head}", value, ",", 8))
+    return [*lines, "}"]
+
+
+def _init(rule: Rule) -> list[str]:
+    spec = rule.spec
+    arguments = ["self", f"learning_rate: float | None = {_default(spec.learning_rate)}"]
+    for h in spec.own_hyperparameters:
+        optional = not h.is_switch and h.default in (float("inf"), float("-inf"))
+        kind = "bool" if h.is_switch else "float | None" if optional else "float"
+        arguments.append(f"{h.name}: {kind} = {'None' if optional else _default(h.default)}")
+    lines = call("def __init__", [*arguments, "**kwargs: Any"], " -> None:", indent=4)
+    lines.append("    super().__init__(learning_rate, **kwargs)")
+    return lines + [f"    self.{h.name} = {h.name}" for h in spec.own_hyperparameters]
+
+
+def _default(value: float | bool) -> str:
+    return str(value) if isinstance(value, bool) else repr(float(value))
+
+
+def _layout(rule: Rule) -> tuple[str, ...]:
+    states = rule.spec.states
+    if not states:
+        return ()
+    if all(s.when is None for s in states):
+        entries = ", ".join(f'"{s.name}": {_state(s)}' for s in states)
+        return (f"return {{{entries}}}",)
+    lines = ["layout: Layout = {}"]
+    for s in states:
+        line = f'layout["{s.name}"] = {_state(s)}'
+        if s.name in rule.presence:
+            lines += [
+                f"if {_StaticPrinter('self.', 'flags', 'ndim').text(rule.presence[s.name])}:",
+                f"    {line}",
+            ]
+        else:
+            lines.append(line)
+    return (*lines, "return layout")
+
+
+def _state(state: State) -> str:
+    init = '"weight"' if isinstance(state.init, str) else repr(state.init)
+    return f'State("{state.per.word}", {init})'
+
+
+def _variant(rule: Rule) -> tuple[str, ...]:
+    atoms = static_atoms(rule)
+    if not atoms:
+        return ()
+    printer = _StaticPrinter("self.", "flags", "ndim")
+    texts = ", ".join(printer.text(atom) for atom in atoms)
+    return (f"return ({texts}{',' * (len(atoms) == 1)})",)
+
+
+class _StaticPrinter(HostPrinter):
+    """Prints static conditions: hyperparameters behind `prefix`, tensor flags as items of `flags`."""
+
+    def __init__(self, prefix: str, flags: str, ndim: str) -> None:
+        super().__init__()
+        self.prefix, self.flags, self.ndim = prefix, flags, ndim
+
+    def name(self, name: Name) -> str:
+        if name.name == "ndim":
+            return self.ndim
+        is_flag = name.kind is Kind.STATIC and name.varies is Extent.TENSOR
+        return f'{self.flags}["{name.name}"]' if is_flag else f"{self.prefix}{name.name}"
+
+
+# step
+
+
+def _step(rule: Rule, variants: tuple[Variant, ...]) -> tuple[tuple[str, ...], list[str]]:
+    printer = ReferencePrinter()
+    single = len(variants) == 1
+    branches = []
+    for variant in reversed(variants):
+        depth = 12 if single else 16
+        condition = "" if single else _branch_condition(variant.choice)
+        branches.append((condition, _branch(rule, variant, printer, depth)))
+    body = choice(branches)
+    read = {n.name for v in variants for s in v.statements for n in names(s.value)}
+    static = {n.name for atom in static_atoms(rule) for n in names(atom)}
+    local: list[str] = [n for n in ("weight", "grad", "lr", "wd", "t") if n in read or n == "weight"]
+    if any("dtype(" in line for line in body):
+        local.insert(0, "dtype")
+    own = [h.name for h in rule.spec.own_hyperparameters if h.name in read | static]
+    common: list[str] = [n for n in ("rescale_grad", "clip_gradient") if n in read]
+    lines = [*_unpack(common, "self", 8), *_unpack(own, "self", 8)]
+    lines.append("for p in self._tensors(indices, weights, grads, states):")
+    lines += indented([*_unpack(local, "p", 12), *body])
+    return tuple(sorted(printer.used - {"abs"})), lines
+
+
+def _unpack(words: list[str], owner: str, indent: int) -> list[str]:
+    """Return lines that give attributes of `owner` names of their own, halved where they are too wide."""
+    if not words:
+        return []
+    line = f"{', '.join(words)} = {', '.join(f'{owner}.{w}' for w in words)}"
+    if indent + len(line) <= WIDTH or len(words) == 1:
+        return [line]
+    half = (len(words) + 1) // 2
+    return [*_unpack(words[:half], owner, indent), *_unpack(words[half:], owner, indent)]
+
+
+def _branch_condition(chosen: Choice) -> str:
+    """Return the condition of a branch; branches are tried from all true to all false."""
+    printer = _StaticPrinter("", "p.flags", "p.weight.ndim")
+    return " and ".join(printer.text(atom) for atom, holds in chosen.items() if holds)
+
+
+def _branch(rule: Rule, variant: Variant, printer: ReferencePrinter, depth: int) -> list[str]:
+    stored = outputs(variant.statements)
+    read = {
+        n.name for s in variant.statements for n in names(s.value) if n.kind is Kind.STATE and n.version == 0
+    }
+    spread = {s.target.name for s in variant.statements if isinstance(s.value, Spread)}
+    states = [s.name for s in rule.spec.states if s.name in read | (spread & set(stored))]
+    lines = [f'{name} = p.state["{name}"]' for name in states]
+    for s in variant.statements:
+        if isinstance(s.value, Spread):
+            lines += assignment(s.target.name, printer.spread_like(s.value, s.target.name), depth)
+        else:
+            lines += assignment(s.target.name, printer.text(s.value), depth)
+    order = ["weight", *(s.name for s in rule.spec.states)]
+    values = ", ".join(f"{name}={name}" for name in order if name in stored)
+    return [*lines, f"p.store({values})"]
+
+
+def _fused_store(variants: Iterable[Variant]) -> str:
+    pairs = {state: row for v in variants for state, row in v.program.tensor_states.items()}
+    return ", ".join(f'{state}="{row}"' for state, row in pairs.items())
+
+
+def _host(rule: Rule, variants: tuple[Variant, ...]) -> dict[str, Expr]:
+    """Return the scalars that the host computes for the kernels of any variant."""
+    host: dict[str, Expr] = {}
+    for variant in variants:
+        for name, value in variant.program.host.items():
+            if host.setdefault(name, value) != value:
+                span = value.span if value.span.line else rule.spec.span
+                problem = Problem(span, f"'{name}' means two things in two variants", "give them two names")
+                raise SpecError(rule.spec.source, [problem])
+    return dict(sorted(host.items()))

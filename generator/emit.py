@@ -1,0 +1,156 @@
+"""Specs -> the texts of the modules in `generated/`: a template places finished lines and decides nothing."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import jinja2
+
+from stepspec.generator.analysis import compile_variants
+from stepspec.generator.classes import ClassText, print_class
+from stepspec.generator.kernels import KernelsText, StageText, print_kernels
+from stepspec.generator.parse import parse
+from stepspec.generator.passes import static_atoms
+from stepspec.generator.printer import HostPrinter
+from stepspec.generator.spec import Spec
+from stepspec.generator.text import WIDTH
+
+HEADER = '# Generated from {source} by stepspec. Do not edit: run "make generate".'
+
+
+@dataclass(frozen=True)
+class ReferenceView:
+    """What the template of an optimizer's class is given."""
+
+    header: str
+    imports: tuple[str, ...]
+    c: ClassText
+    module: str
+    launches: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class KernelsView:
+    """What the template of a kernels module is given."""
+
+    header: str
+    imports: tuple[str, ...]
+    name: str
+    k: KernelsText
+    variant_names: str
+    stages: tuple[tuple[str, ...], ...]
+
+
+@dataclass(frozen=True)
+class IndexView:
+    """What the template of `generated/__init__.py` is given."""
+
+    header: str
+    classes: tuple[tuple[str, str], ...]
+    names: tuple[str, ...]
+
+
+def emit(spec: Spec) -> dict[str, str]:
+    """Return the modules of one spec: file name -> text. Raise SpecError if the rule has a mistake."""
+    rule = parse(spec)
+    variants = compile_variants(rule)
+    kernels = print_kernels(rule, variants)
+    printed = print_class(rule, variants)
+    header = HEADER.format(source=f"specs/{spec.stem}.yaml")
+    atoms = ", ".join(HostPrinter().text(atom).replace("self.", "") for atom in static_atoms(rule))
+    reference = ReferenceView(
+        header,
+        _class_imports(printed),
+        printed,
+        spec.stem,
+        tuple(_launches(kernels.stages, printed.fused_store)),
+    )
+    cpu = KernelsView(
+        header,
+        _kernel_imports(kernels),
+        spec.name,
+        kernels,
+        f", by ({atoms})" if atoms else "",
+        tuple(_stage_lines(stage) for stage in kernels.stages),
+    )
+    return {
+        f"{spec.stem}.py": _render("reference.py.j2", reference),
+        f"{spec.stem}_cpu.py": _render("cpu.py.j2", cpu),
+    }
+
+
+def emit_index(specs: Iterable[Spec]) -> str:
+    """Return the text of `generated/__init__.py` for these specs."""
+    classes = tuple(sorted((spec.stem, spec.name) for spec in specs))
+    view = IndexView(
+        HEADER.format(source="specs/"),
+        classes,
+        tuple(sorted((name for _, name in classes), key=lambda name: (not name.isupper(), name))),
+    )
+    return _render("index.py.j2", view)
+
+
+def _render(template: str, view: ReferenceView | KernelsView | IndexView) -> str:
+    return _environment().get_template(template).render(vars(view))
+
+
+def _environment() -> jinja2.Environment:
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        autoescape=False,  # the output is Python, not HTML
+    )
+    environment.filters["indented"] = lambda line, levels: "    " * levels + line if line else line
+    return environment
+
+
+def _class_imports(c: ClassText) -> tuple[str, ...]:
+    dictionaries = [line for line in c.attributes if "ClassVar[" in line]
+    abstract = ["Sequence"]
+    abstract += ["Callable"] if any("Callable[" in line for line in dictionaries) else []
+    abstract += ["Mapping"] if dictionaries or c.layout or c.variant else []
+    typing = ["Any"] + (["ClassVar"] if dictionaries else [])
+    lines = ["import math"] if c.math else []
+    lines += [
+        f"from collections.abc import {', '.join(sorted(abstract))}",
+        f"from typing import {', '.join(typing)}",
+    ]
+    lines += ["", "import numpy as np", ""]
+    if c.hyperparameter_kinds:
+        lines += _import("stepspec.hyperparameters", c.hyperparameter_kinds)
+    lines.append("from stepspec.optimizer import Optimizer")
+    if c.reference:
+        lines += _import("stepspec.reference", c.reference)
+    return (*lines, *_import("stepspec.states", ("Array", *c.state_types)))
+
+
+def _kernel_imports(k: KernelsText) -> tuple[str, ...]:
+    lines = ["import numpy as np", ""] if k.numpy else []
+    if k.arithmetic:
+        lines += _import("stepspec.arithmetic", k.arithmetic)
+    return (*lines, *_import("stepspec.cpu", k.decorators))
+
+
+def _import(module: str, names: tuple[str, ...]) -> list[str]:
+    line = f"from {module} import {', '.join(names)}"
+    if len(line) <= WIDTH:
+        return [line]
+    return [f"from {module} import (", *(f"    {name}," for name in names), ")"]
+
+
+def _launches(stages: tuple[StageText, ...], store: str) -> Iterable[str]:
+    for stage in stages:
+        yield f"call.launch(kernels.{stage.label})  # {', '.join(stage.results)}"
+    if store:
+        yield f"call.store({store})"
+
+
+def _stage_lines(stage: StageText) -> tuple[str, ...]:
+    entries = [f"{variant}: {kernel}" for variant, kernel in stage.kernels]
+    line = f"{stage.label} = {{{', '.join(entries)}}}"
+    if len(line) <= WIDTH:
+        return (line,)
+    return (f"{stage.label} = {{", *(f"    {entry}," for entry in entries), "}")

@@ -1,0 +1,89 @@
+"""What `stepspec show` says of a rule: its text, its cost, its stages, its generated reference."""
+
+from collections.abc import Iterable
+
+from stepspec.generator.analysis import Variant, compile_variants, cost, lazy_equals_dense
+from stepspec.generator.classes import print_class
+from stepspec.generator.kernels import print_kernels
+from stepspec.generator.parse import Rule, parse
+from stepspec.generator.printer import HostPrinter
+from stepspec.generator.spec import Spec, number_text
+from stepspec.generator.text import indented
+
+
+def show(spec: Spec) -> str:
+    """Return the description of `spec` as lines for a terminal."""
+    rule = parse(spec)
+    variants = compile_variants(rule)
+    sections = [
+        [f"{spec.name}: {spec.summary}", *([spec.paper] if spec.paper else [])],
+        ["Rule", *indented(spec.update.text.rstrip().split("\n"))],
+        ["Hyperparameters", *indented(_hyperparameters(spec))],
+        ["State", *indented(_states(spec))],
+        ["Stages", *indented(_stages(rule, variants))],
+        ["Cost per element (float32, float64)", *indented(_costs(variants))],
+        ["Lazy row-sparse update equals the dense one", *indented(_laziness(rule, variants))],
+        ["Reference", *indented(print_class(rule, variants).step)],
+    ]
+    return "\n\n".join("\n".join(section) for section in sections) + "\n"
+
+
+def _hyperparameters(spec: Spec) -> list[str]:
+    rows = [("name", "default", "range", "")]
+    for h in spec.hyperparameters:
+        default = str(h.default) if h.is_switch else number_text(float(h.default))
+        rows.append((h.name, default, "true or false" if h.is_switch else str(h.range), h.doc))
+    rows += [(f.name, str(f.default), "per tensor", f.doc) for f in spec.flags]
+    return _table(rows)
+
+
+def _states(spec: Spec) -> list[str]:
+    if not spec.states:
+        return ["none"]
+    rows = [("name", "per", "starts at", "stored", "")]
+    for s in spec.states:
+        init = s.init if isinstance(s.init, str) else number_text(s.init)
+        rows.append((s.name, s.per.word, init, f"when {s.when.text}" if s.when else "always", s.doc))
+    return _table(rows)
+
+
+def _stages(rule: Rule, variants: tuple[Variant, ...]) -> list[str]:
+    rows = [("launch", "computes", "kernels")]
+    for stage in print_kernels(rule, variants).stages:
+        kernels = dict.fromkeys(kernel for _, kernel in stage.kernels)
+        rows.append((stage.label, ", ".join(stage.results), ", ".join(kernels)))
+    return _table(rows)
+
+
+def _costs(variants: tuple[Variant, ...]) -> list[str]:
+    rows = [("variant", "bytes moved", "flops", "passes", "bytes of state")]
+    for variant in variants:
+        c = cost(variant)
+        state = f"{4 * c.state}, {8 * c.state}"
+        rows.append((_condition(variant), f"{c.bytes(4)}, {c.bytes(8)}", str(c.flops), str(c.passes), state))
+    return _table(rows)
+
+
+def _laziness(rule: Rule, variants: tuple[Variant, ...]) -> list[str]:
+    rows = []
+    for variant in variants:
+        conditions = lazy_equals_dense(rule, variant)
+        verdict = "never" if conditions is None else " and ".join(conditions) or "always"
+        rows.append((f"{_condition(variant)}:", verdict))
+    return _table(rows)
+
+
+def _condition(variant: Variant) -> str:
+    texts = []
+    for atom, holds in variant.choice.items():
+        text = HostPrinter().text(atom).replace("self.", "")
+        texts.append(text if holds else f"not {text}" if text.isidentifier() else f"not ({text})")
+    return ", ".join(texts) or "all tensors"
+
+
+def _table(rows: Iterable[tuple[str, ...]]) -> list[str]:
+    rows = list(rows)
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    return [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
+    ]

@@ -1,0 +1,449 @@
+"""A spec file -> a frozen Spec: every key checked, every value with its place, every formula still text.
+
+Reading consumes the document's mappings: what is left over is a typo and is reported with the nearest key.
+"""
+
+import keyword
+import math
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from stepspec.generator import language
+from stepspec.generator.document import Entry, Items, Node, Scalar, Table, read
+from stepspec.generator.errors import Problem, Problems, Source, Span, SpecError, nearest
+from stepspec.generator.ir import Extent
+
+NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?$")
+INFINITY = re.compile(r"[+-]?\.(inf|Inf|INF)$")
+RANGE = re.compile(r"([\[(])\s*([^,\s]+)\s*,\s*([^,\s]+)\s*([\])])$")
+IDENTIFIER = re.compile(r"[A-Za-z][A-Za-z0-9_]*$")
+LARGEST_FILE = 200_000
+NUMBER_HINTS = {
+    **dict.fromkeys(("yes", "no", "on", "off"), "a switch is written true or false"),
+    **dict.fromkeys(("inf", "+inf", "infinity", "none", "null"), "infinity is written .inf"),
+    "-inf": "infinity is written -.inf",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Range:
+    """An interval of numbers; text as in `[0, 1)`."""
+
+    low: float
+    high: float
+    low_closed: bool
+    high_closed: bool
+
+    def __contains__(self, value: float) -> bool:
+        above = value >= self.low if self.low_closed else value > self.low
+        below = value <= self.high if self.high_closed else value < self.high
+        return above and below
+
+    def __str__(self) -> str:
+        left, right = "[" if self.low_closed else "(", "]" if self.high_closed else ")"
+        return f"{left}{number_text(self.low)}, {number_text(self.high)}{right}"
+
+
+ANY_NUMBER = Range(-math.inf, math.inf, False, False)
+NOT_NEGATIVE = Range(0.0, math.inf, True, False)
+
+
+@dataclass(frozen=True, slots=True)
+class Formula:
+    """Text to be read as Python: where its first line stands, and how far it is indented in the file."""
+
+    text: str
+    line: int
+    indent: int
+
+    def span(self, line: int, column: int, length: int) -> Span:
+        """Return the place in the file of a stretch of this text; `line` from 1, `column` from 0."""
+        return Span(self.line + line - 1, self.indent + column + 1, max(1, length))
+
+
+@dataclass(frozen=True, slots=True)
+class Hyperparameter:
+    """A number or a switch that the user of the optimizer sets; a switch has no range."""
+
+    name: str
+    default: float | bool
+    range: Range
+    doc: str
+    span: Span
+
+    @property
+    def is_switch(self) -> bool:
+        """Whether it is True or False instead of a number."""
+        return isinstance(self.default, bool)
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """An array kept between steps; stored only `when` a condition holds, if one is given."""
+
+    name: str
+    per: Extent
+    init: float | str
+    when: Formula | None
+    doc: str
+    span: Span
+
+
+@dataclass(frozen=True, slots=True)
+class TensorFlag:
+    """A switch per tensor, off for tensors whose name ends in one of some words."""
+
+    name: str
+    default: bool
+    unless_name_ends: tuple[str, ...]
+    doc: str
+    span: Span
+
+
+@dataclass(frozen=True, slots=True)
+class Spec:
+    """An optimizer as its author wrote it."""
+
+    source: Source
+    stem: str
+    name: str
+    summary: str
+    paper: str
+    hyperparameters: tuple[Hyperparameter, ...]
+    states: tuple[State, ...]
+    flags: tuple[TensorFlag, ...]
+    requirements: tuple[Formula, ...]
+    update: Formula
+    span: Span
+
+    @property
+    def learning_rate(self) -> float:
+        """Return the default learning rate."""
+        return next(float(h.default) for h in self.hyperparameters if h.name == "learning_rate")
+
+    @property
+    def own_hyperparameters(self) -> tuple[Hyperparameter, ...]:
+        """Return the hyperparameters without the learning rate, which every optimizer has."""
+        return tuple(h for h in self.hyperparameters if h.name != "learning_rate")
+
+
+def number_text(value: float) -> str:
+    """Return the shortest text of a number that Python and a reader understand."""
+    return (
+        repr(int(value))
+        if math.isfinite(value) and value == int(value) and abs(value) < 1e15
+        else repr(value)
+    )
+
+
+def load(path: Path, shown: str | None = None) -> Spec:
+    """Read the spec at `path`; raise SpecError with every mistake found in it.
+
+    Args:
+        path: a `.yaml` file of UTF-8 text.
+        shown: the name that messages give the file; by default the path as it is.
+    """
+    name = shown or str(path)
+    data = path.read_bytes()
+    if len(data) > LARGEST_FILE:
+        raise SpecError(Source(name, ""), [Problem(Span(1, 1), f"a spec has at most {LARGEST_FILE} bytes")])
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        column = error.start - (data.rfind(b"\n", 0, error.start) + 1) + 1
+        problem = Problem(Span(line, column), "not UTF-8 text", "save the file in UTF-8")
+        raise SpecError(Source(name, ""), [problem]) from None
+    return read_spec(Source(name, text.replace("\r\n", "\n")), path.stem)
+
+
+def read_spec(source: Source, stem: str) -> Spec:
+    """Return the Spec written in `source`; `stem` is the file's name without its ending."""
+    problems = Problems(source)
+    spec = _Reader(problems).spec(read(source, problems), stem)
+    problems.raise_any()
+    return spec
+
+
+class _Fields:
+    """A mapping being consumed: what nobody took is reported as unknown."""
+
+    def __init__(self, table: Table, known: Iterable[str], where: str, problems: Problems) -> None:
+        self._entries = {entry.key: entry for entry in table.entries}
+        self._problems = problems
+        self.span = table.span
+        known = tuple(known)
+        for entry in table.entries:
+            if entry.key not in known:
+                self._unknown(entry, known, where, table.flow)
+
+    def _unknown(self, entry: Entry, known: tuple[str, ...], where: str, flow: bool) -> None:
+        hint = nearest(entry.key, known) or f"known keys: {', '.join(known)}"
+        if flow and entry.value == Scalar("", "plain", entry.value.span):
+            hint = "quote a text that holds a comma"
+        self._problems.add(entry.span, f"unknown key '{entry.key}' in {where}", hint)
+
+    def take(self, key: str) -> Node | None:
+        entry = self._entries.get(key)
+        return entry.value if entry else None
+
+
+class _Reader:
+    def __init__(self, problems: Problems) -> None:
+        self.problems = problems
+
+    def spec(self, table: Table, stem: str) -> Spec:
+        top = _Fields(table, language.KEYS, "a spec", self.problems)
+        for key in language.REQUIRED_KEYS:
+            if top.take(key) is None:
+                self.problems.add(table.span, f"key '{key}' is missing")
+        spec = Spec(
+            source=self.problems.source,
+            stem=stem,
+            name=self._name(top.take("name"), stem),
+            summary=self._text(top.take("summary"), "summary"),
+            paper=self._paper(top.take("paper")),
+            hyperparameters=tuple(
+                self._hyperparameter(e) for e in self._entries(top.take("hyperparameters"))
+            ),
+            states=tuple(self._state(e) for e in self._entries(top.take("state"))),
+            flags=tuple(self._flag(e) for e in self._entries(top.take("tensors"))),
+            requirements=self._requirements(top.take("require")),
+            update=self._update(top.take("update")),
+            span=table.span,
+        )
+        self._check_names(spec, table)
+        return spec
+
+    def _name(self, node: Node | None, stem: str) -> str:
+        name = self._text(node, "name")
+        if node is not None and name:
+            if not re.match(r"[A-Z][A-Za-z0-9]*$", name):
+                self.problems.add(
+                    node.span, f"'{name}' cannot name a class", "write it as NAG or GroupAdaGrad"
+                )
+            elif name.lower() != stem.replace("_", "").lower():
+                hint = f"rename the file to {_file_name(name)}"
+                self.problems.add(
+                    node.span, f"the optimizer '{name}' stands in a file called '{stem}.yaml'", hint
+                )
+        return name
+
+    def _paper(self, node: Node | None) -> str:
+        text = self._text(node, "paper") if node is not None else ""
+        if node is not None and text and not re.match(r"https?://\S+$", text):
+            self.problems.add(node.span, "paper must be a link, starting with https://")
+        return text
+
+    def _check_names(self, spec: Spec, table: Table) -> None:
+        if spec.hyperparameters and all(h.name != "learning_rate" for h in spec.hyperparameters):
+            span = next(e.value.span for e in table.entries if e.key == "hyperparameters")
+            self.problems.add(
+                span, "hyperparameter 'learning_rate' is missing", "add learning_rate: {default: 0.1}"
+            )
+        seen: dict[str, str] = {}
+        named: list[tuple[Hyperparameter | State | TensorFlag, str]] = [
+            *((h, "hyperparameter") for h in spec.hyperparameters if h.name != "learning_rate"),
+            *((s, "state") for s in spec.states),
+            *((f, "tensor flag") for f in spec.flags),
+        ]
+        for item, what in named:
+            self._check_name(item.name, item.span, what)
+            if item.name in seen:
+                self.problems.add(item.span, f"'{item.name}' is a {seen[item.name]} already")
+            seen[item.name] = what
+
+    def _check_name(self, name: str, span: Span, what: str) -> None:
+        taken = {
+            **dict.fromkeys(language.RESERVED, "the generated code"),
+            **dict.fromkeys(language.COMMON_ARGUMENTS, "every optimizer"),
+            **dict.fromkeys(
+                [*language.HOST_NAMES, *language.ARRAY_NAMES, *language.STATIC_NAMES], "every rule"
+            ),
+            **dict.fromkeys([*language.FUNCTIONS, *language.REDUCTIONS, "normal"], "the language"),
+        }
+        if not IDENTIFIER.match(name) or keyword.iskeyword(name) or keyword.issoftkeyword(name):
+            self.problems.add(span, f"'{name}' cannot name a {what}", "use letters, digits and underscores")
+        elif name in taken:
+            self.problems.add(span, f"'{name}' cannot name a {what}: {taken[name]} uses it")
+
+    def _entries(self, node: Node | None) -> tuple[Entry, ...]:
+        if node is None:
+            return ()
+        if not isinstance(node, Table):
+            self.problems.add(
+                node.span, "a mapping from names is wanted here", "write 'momentum: {default: 0.9}'"
+            )
+            return ()
+        return node.entries
+
+    def _fields(self, entry: Entry, known: tuple[str, ...], where: str) -> _Fields:
+        if isinstance(entry.value, Table):
+            return _Fields(entry.value, known, where, self.problems)
+        self.problems.add(
+            entry.value.span, f"{where} '{entry.key}' must be a mapping", "write it as {default: 0.9}"
+        )
+        return _Fields(Table((), entry.span, True), known, where, self.problems)
+
+    def _hyperparameter(self, entry: Entry) -> Hyperparameter:
+        own = self._fields(entry, language.HYPERPARAMETER_KEYS, "hyperparameter")
+        default_node, range_node = own.take("default"), own.take("range")
+        default: float | bool = 0.0
+        if default_node is not None:
+            truth = _truth(default_node)
+            default = self._number(default_node, "default", infinite=True) if truth is None else truth
+        elif isinstance(entry.value, Table):
+            self.problems.add(entry.span, f"hyperparameter '{entry.key}' has no default")
+        interval = NOT_NEGATIVE if entry.key == "learning_rate" else ANY_NUMBER
+        if range_node is not None:
+            interval = self._range(range_node)
+            if isinstance(default, bool):
+                self.problems.add(range_node.span, "a switch has no range")
+            elif entry.key == "learning_rate":
+                self.problems.add(range_node.span, "the range of learning_rate is fixed: [0, inf)")
+        if math.isinf(default):
+            interval = _closed_at(interval, float(default))
+        if default_node is not None and not isinstance(default, bool) and default not in interval:
+            self.problems.add(
+                default_node.span, f"default {number_text(default)} is outside the range {interval}"
+            )
+        return Hyperparameter(entry.key, default, interval, self._doc(own), entry.span)
+
+    def _state(self, entry: Entry) -> State:
+        own = self._fields(entry, language.STATE_KEYS, "state")
+        per = Extent.ELEMENT
+        node = own.take("per")
+        if node is not None:
+            word = self._text(node, "per")
+            if word in language.STATE_PER:
+                per = Extent[word.upper()]
+            else:
+                known = ", ".join(language.STATE_PER)
+                self.problems.add(
+                    node.span, f"'{word}' is no extent of a state", nearest(word, language.STATE_PER) or known
+                )
+        init: float | str = 0.0
+        node = own.take("init")
+        if isinstance(node, Scalar) and node.text == "weight":
+            init = "weight"
+            if per is not Extent.ELEMENT:
+                self.problems.add(node.span, "only a state per element can start as the weight")
+        elif node is not None:
+            init = self._number(node, "init", infinite=False)
+        node = own.take("when")
+        when = self._formula(node, "when") if node is not None else None
+        return State(entry.key, per, init, when, self._doc(own), entry.span)
+
+    def _flag(self, entry: Entry) -> TensorFlag:
+        own = self._fields(entry, language.FLAG_KEYS, "tensor flag")
+        node = own.take("default")
+        default = _truth(node) if node is not None else None
+        if default is None:
+            default = True
+            if isinstance(entry.value, Table):
+                span = node.span if node is not None else entry.span
+                self.problems.add(span, f"tensor flag '{entry.key}' needs a default, true or false")
+        endings: list[str] = []
+        node = own.take("unless_name_ends")
+        if isinstance(node, Items):
+            endings = [self._text(value, "a name's ending") for value in node.values]
+        elif node is not None:
+            self.problems.add(node.span, "unless_name_ends must be a list of words", "write [gamma, beta]")
+        return TensorFlag(entry.key, default, tuple(endings), self._doc(own), entry.span)
+
+    def _requirements(self, node: Node | None) -> tuple[Formula, ...]:
+        if node is None:
+            return ()
+        if not isinstance(node, Items):
+            self.problems.add(node.span, "require must be a list of conditions", "write [low <= high]")
+            return ()
+        return tuple(f for value in node.values if (f := self._formula(value, "a requirement")) is not None)
+
+    def _formula(self, node: Node, what: str) -> Formula | None:
+        if isinstance(node, Scalar) and node.style in ("plain", "quoted") and node.text.strip():
+            quote = node.style == "quoted"
+            return Formula(node.text, node.span.line, node.span.column - 1 + quote)
+        self.problems.add(node.span, f"{what} must be a condition such as momentum > 0")
+        return None
+
+    def _update(self, node: Node | None) -> Formula:
+        if node is None:
+            return Formula("", 1, 0)
+        if not isinstance(node, Scalar) or node.style != "block":
+            self.problems.add(
+                node.span,
+                "update must be a block of formulas",
+                "write 'update: |' and indent the formulas below",
+            )
+        elif not node.text.strip():
+            self.problems.add(node.span, "update is empty")
+        elif len(node.text) > language.LONGEST_UPDATE:
+            self.problems.add(node.span, f"update is longer than {language.LONGEST_UPDATE} characters")
+        elif "\t" in node.text:
+            before = node.text[: node.text.index("\t")]
+            span = Span(
+                node.span.line + 1 + before.count("\n"), node.indent + len(before.split("\n")[-1]) + 1
+            )
+            self.problems.add(span, "a tab in a formula", "indent with spaces")
+        else:
+            return Formula(node.text, node.span.line + 1, node.indent)
+        return Formula("", node.span.line, 0)
+
+    def _doc(self, own: _Fields) -> str:
+        node = own.take("doc")
+        return self._text(node, "doc") if node is not None else ""
+
+    def _text(self, node: Node | None, what: str) -> str:
+        if node is None:
+            return ""
+        if not isinstance(node, Scalar) or node.style in ("block", "folded"):
+            self.problems.add(node.span, f"{what} must be a line of text")
+            return ""
+        if not node.text.strip():
+            self.problems.add(node.span, f"{what} is empty")
+        elif '"""' in node.text or "\\" in node.text or not node.text.isprintable():
+            self.problems.add(node.span, f"{what} holds a character that cannot stand in a docstring")
+        return node.text.strip()
+
+    def _number(self, node: Node, what: str, infinite: bool) -> float:
+        if isinstance(node, Scalar) and node.style == "plain":
+            if NUMBER.match(node.text) and math.isfinite(float(node.text)):
+                return float(node.text)
+            if infinite and INFINITY.match(node.text):
+                return float(node.text.replace(".", ""))
+        word = node.text.lower() if isinstance(node, Scalar) else ""
+        self.problems.add(
+            node.span, f"{what} must be a number", NUMBER_HINTS.get(word, "") if infinite else ""
+        )
+        return 0.0
+
+    def _range(self, node: Node) -> Range:
+        match = RANGE.match(node.text) if isinstance(node, Scalar) else None
+        if match:
+            ends = [float(end) for end in match.group(2, 3) if NUMBER.match(end) or end in ("inf", "-inf")]
+            if len(ends) == 2 and ends[0] < ends[1]:
+                return Range(ends[0], ends[1], match[1] == "[", match[4] == "]")
+        hint = 'quote it: "[0, 1)"' if isinstance(node, Items) else 'write it as "[0, 1)" or "(0, inf)"'
+        self.problems.add(node.span, "range must be an interval of two numbers", hint)
+        return ANY_NUMBER
+
+
+def _truth(node: Node) -> bool | None:
+    """Return the bool that `node` spells, or None; only true and false do, unlike in YAML 1.1."""
+    plain = isinstance(node, Scalar) and node.style == "plain"
+    return {"true": True, "false": False}.get(node.text) if plain and isinstance(node, Scalar) else None
+
+
+def _closed_at(interval: Range, end: float) -> Range:
+    """Return `interval` with its infinite end closed, so that an infinite default lies inside."""
+    if end > 0 and interval.high == end:
+        return Range(interval.low, end, interval.low_closed, True)
+    if end < 0 and interval.low == end:
+        return Range(end, interval.high, True, interval.high_closed)
+    return interval
+
+
+def _file_name(name: str) -> str:
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower() + ".yaml"

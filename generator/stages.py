@@ -1,0 +1,368 @@
+"""From straight-line statements to a Program: which kernels run in which order, and what each one needs.
+
+    program = split_into_stages(hoist(name_reductions(statements)))
+
+Only the last array kernels write weights and states; what they need of earlier stages they recompute from the
+old values, so that nothing is ever half-written. Row reductions end no stage: a chunk holds whole rows.
+"""
+
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from typing import TypeAlias
+
+from stepspec.generator.ir import (
+    Assign,
+    Binary,
+    Call,
+    Compare,
+    Constant,
+    Expr,
+    Extent,
+    Kind,
+    Name,
+    Negative,
+    Power,
+    Reduction,
+    Select,
+    Spread,
+    is_condition,
+    names,
+    rebuild,
+)
+from stepspec.generator.passes import Statements, condition_or_number, outputs, prune
+from stepspec.generator.spec import number_text
+
+LONGEST_NAME = 40
+NUMBER_WORDS = {0.0: "zero", 1.0: "one", 2.0: "two", 3.0: "three", 4.0: "four", 0.5: "half"}
+OPERATOR_WORDS = {"+": "plus", "-": "minus", "*": "times", "/": "over"}
+COMPARISON_WORDS = {
+    "<": "below",
+    "<=": "at_most",
+    ">": "above",
+    ">=": "at_least",
+    "==": "equals",
+    "!=": "differs_from",
+}
+
+
+@dataclass(frozen=True)
+class Hoisted:
+    """Statements in which every scalar operand of an array operation is a name; what the host computes."""
+
+    statements: Statements
+    host: dict[str, Expr]
+
+
+@dataclass(frozen=True)
+class ArrayKernel:
+    """A loop over the elements of one chunk, row by row if it needs rows or columns.
+
+    Attributes:
+        arrays: the arrays it reads or writes, with the axes each varies over.
+        scalars: the numbers it needs, per tensor.
+        statements: what it computes per element, row and column, in order.
+        reductions: the reductions over tensor or column whose terms it collects.
+        writes: stored name -> its new value; empty but for the last kernels.
+    """
+
+    arrays: tuple[tuple[str, Extent], ...]
+    scalars: tuple[str, ...]
+    statements: Statements
+    reductions: Statements
+    writes: tuple[tuple[str, Name], ...]
+
+    @property
+    def by_rows(self) -> bool:
+        """Whether rows and columns must be told apart."""
+        values = [s.target for s in self.statements] + [n for s in self.reductions for n in names(s.value)]
+        extents = [extent for _, extent in self.arrays] + [v.extent for v in values]
+        partial = any(not e.is_scalar and e is not Extent.ELEMENT for e in extents)
+        return partial or any(s.target.extent is Extent.COLUMN for s in self.reductions)
+
+
+@dataclass(frozen=True)
+class ScalarKernel:
+    """Arithmetic on numbers of one tensor between two passes over its elements, in float64."""
+
+    scalars: tuple[str, ...]
+    statements: Statements
+    returns: tuple[Name, ...]
+
+
+Kernel: TypeAlias = ArrayKernel | ScalarKernel
+
+
+@dataclass(frozen=True)
+class Program:
+    """The kernels of one variant by stage label, in the order in which they run.
+
+    Attributes:
+        stages: label such as `REDUCE`, `COMBINE`, `UPDATE` and kernel; the label's number is the stage.
+        host: names of scalars that the host computes, and how.
+        tensor_states: states with one number per tensor -> the scalar that becomes their new value.
+    """
+
+    stages: tuple[tuple[tuple[str, int], Kernel], ...]
+    host: dict[str, Expr]
+    tensor_states: dict[str, str]
+
+
+def lower(statements: Statements) -> Program:
+    """Return the kernels of one variant."""
+    return split_into_stages(hoist(name_reductions(statements)))
+
+
+def name_reductions(statements: Statements) -> Statements:
+    """Return the statements with every reduction alone on its line.
+
+    Example: `h += mean(g, per=row)` becomes `row_mean_g = mean(g, per=row)` and `h = h + row_mean_g`.
+    """
+    done: list[Assign] = []
+    taken = _Names(n.name for s in statements for n in (s.target, *names(s.value)))
+
+    def extract(expr: Expr) -> Expr:
+        expr = rebuild(expr, extract)
+        if not isinstance(expr, Reduction):
+            return expr
+        name = Name(taken.fresh(words(expr)), Kind.LOCAL, expr.extent, expr.stage, 1, span=expr.span)
+        done.append(Assign(name, expr, text, expr.span))
+        return name
+
+    for statement in statements:
+        value, text = statement.value, statement.text
+        if isinstance(value, Reduction) and statement.target.kind is Kind.LOCAL:
+            value = rebuild(value, extract)
+        else:
+            value = extract(value)
+        done.append(replace(statement, value=value))
+    return tuple(done)
+
+
+def hoist(statements: Statements) -> Hoisted:
+    """Return the statements with every scalar part of an array formula replaced by a name.
+
+    What the host knows becomes a scalar that it computes once per call; what only a reduction tells becomes a
+    statement of its own. Examples: `(1 - beta1) * g` becomes `one_minus_beta1 * g`; `lr * trust * g` becomes
+    `lr_times_trust = lr * trust` and `lr_times_trust * g`. Conditions become 1 or 0.
+    """
+    return _Hoister(statements).run(statements)
+
+
+class _Names:
+    """Hands out names that are not taken."""
+
+    def __init__(self, taken: Iterable[str]) -> None:
+        self._taken = set(taken)
+
+    def fresh(self, wanted: str) -> str:
+        base = wanted if len(wanted) <= LONGEST_NAME else "scalar"
+        name, number = base, 1
+        while name in self._taken:
+            number += 1
+            name = f"{base}_{number}"
+        self._taken.add(name)
+        return name
+
+
+class _Hoister:
+    def __init__(self, statements: Statements) -> None:
+        self._free = _Names(n.name for s in statements for n in (s.target, *names(s.value)))
+        self._host: dict[str, Expr] = {}
+        self._named: dict[Expr, str] = {}
+        self._locals: dict[tuple[str, int], Expr] = {}
+        self._done: list[Assign] = []
+        self._device: dict[Expr, Name] = {}
+
+    def run(self, statements: Statements) -> Hoisted:
+        for statement in statements:
+            target, value = statement.target, statement.value
+            if value.stage == 0 and target.kind is Kind.LOCAL:
+                self._locals[target.name, target.version] = self._inline(value)
+            elif isinstance(value, Reduction):
+                self._done.append(replace(statement, value=rebuild(value, self._array)))
+            elif value.extent.is_scalar:
+                self._done.append(replace(statement, value=self._scalar(value)))
+            else:
+                self._done.append(replace(statement, value=self._array(value)))
+        return Hoisted(tuple(self._done), self._host)
+
+    def _inline(self, expr: Expr) -> Expr:
+        if isinstance(expr, Name):
+            return self._locals.get((expr.name, expr.version), expr)
+        return rebuild(expr, self._inline)
+
+    def _scalar(self, expr: Expr) -> Expr:
+        """Rewrite a formula of numbers per tensor: its host parts get names, plain numbers stay."""
+        if isinstance(expr, Constant):
+            return expr
+        if expr.stage == 0 and not is_condition(expr):
+            return self._host_name(expr)
+        if isinstance(expr, Power):
+            return replace(expr, base=self._scalar(expr.base))
+        return rebuild(expr, self._scalar)
+
+    def _array(self, expr: Expr) -> Expr:
+        """Rewrite a formula of arrays: its scalar parts get names."""
+        if isinstance(expr, Power) and not expr.extent.is_scalar:
+            return replace(expr, base=self._array(expr.base))
+        if not expr.extent.is_scalar:
+            return rebuild(expr, self._array)
+        if is_condition(expr):
+            flag = self._array(condition_or_number(expr))
+            return Compare("!=", flag, self._host_name(Constant(0.0)), span=expr.span)
+        if expr.stage == 0:
+            return self._host_name(expr)
+        if isinstance(expr, Name):
+            return expr
+        if expr not in self._device:
+            name = Name(
+                self._free.fresh(words(expr)), Kind.LOCAL, Extent.TENSOR, expr.stage, 1, span=expr.span
+            )
+            self._done.append(Assign(name, self._scalar(expr), "", expr.span))
+            self._device[expr] = name
+        return self._device[expr]
+
+    def _host_name(self, expr: Expr) -> Name:
+        if isinstance(expr, Name) and expr.kind is not Kind.LOCAL:
+            return expr
+        inlined = self._inline(expr)
+        if inlined not in self._named:
+            own = isinstance(expr, Name) and expr.name not in self._host
+            self._named[inlined] = words(expr) if own else self._free.fresh(words(expr))
+            self._host[self._named[inlined]] = inlined
+        return Name(self._named[inlined], Kind.HOST, Extent.TENSOR, 0, span=expr.span)
+
+
+def split_into_stages(hoisted: Hoisted) -> Program:
+    """Return the program: statements sorted by stage into kernels, each with what it needs of earlier ones.
+
+    Example: LARS becomes REDUCE (two norms), COMBINE (the trust ratio) and UPDATE, which recomputes nothing.
+    """
+    return _Splitter(hoisted).program()
+
+
+class _Splitter:
+    def __init__(self, hoisted: Hoisted) -> None:
+        self.host = hoisted.host
+        self.statements = prune(hoisted.statements)
+        self.by_name = {(s.target.name, s.target.version): s for s in self.statements}
+        self.outputs = outputs(self.statements)
+
+    def program(self) -> Program:
+        last = max(s.target.stage for s in self.statements)
+        stages: list[tuple[tuple[str, int], Kernel]] = []
+        for stage in range(1, last + 1):
+            combine = tuple(s for s in self.statements if _is_arithmetic(s) and s.target.stage == stage)
+            if combine:
+                stages.append((("COMBINE", stage), self._scalar_kernel(combine)))
+            reductions = tuple(s for s in self.statements if _ends_stage(s) and s.target.stage == stage + 1)
+            if reductions:
+                stages.append((("REDUCE", stage), self._array_kernel(reductions, {})))
+        arrays = {n: v for n, v in self.outputs.items() if not v.extent.is_scalar}
+        columns = {n: v for n, v in arrays.items() if v.extent is Extent.COLUMN}
+        others = {n: v for n, v in arrays.items() if n not in columns}
+        stages.append((("UPDATE", last), self._array_kernel((), others)))
+        if columns:
+            stages.append((("UPDATE_COLUMNS", last), self._array_kernel((), columns)))
+        numbers = {n: f"new_{n}" for n, v in self.outputs.items() if v.extent.is_scalar}
+        used = {name for _, kernel in stages for name in kernel.scalars}
+        return Program(tuple(stages), {n: e for n, e in self.host.items() if n in used}, numbers)
+
+    def _scalar_kernel(self, group: Statements) -> ScalarKernel:
+        inside = {(s.target.name, s.target.version) for s in group}
+        wanted = {
+            (n.name, n.version)
+            for s in self.statements
+            if (s.target.name, s.target.version) not in inside
+            for n in names(s.value)
+        } | {(n.name, n.version) for n in self.outputs.values()}
+        returns = tuple(s.target for s in group if (s.target.name, s.target.version) in wanted)
+        scalars = [n for s in group for n in names(s.value) if (n.name, n.version) not in inside]
+        return ScalarKernel(_unique(n.name for n in scalars), group, returns)
+
+    def _array_kernel(self, reductions: Statements, writes: dict[str, Name]) -> ArrayKernel:
+        roots = [n for s in reductions for n in names(s.value)] + list(writes.values())
+        needed = self._needed(roots)
+        statements = tuple(s for s in self.statements if (s.target.name, s.target.version) in needed)
+        read = [n for s in (*statements, *reductions) for n in names(s.value)]
+        read += [n for n in writes.values() if (n.name, n.version) not in self.by_name]
+        inside = {(s.target.name, s.target.version) for s in statements}
+        outer = [n for n in read if (n.name, n.version) not in inside]
+        arrays = {n.name: n.extent for n in outer if not n.extent.is_scalar}
+        arrays |= {name: value.extent for name, value in writes.items()}
+        scalars = _unique(n.name for n in outer if n.extent.is_scalar)
+        ordered = sorted(arrays.items(), key=_array_order)
+        return ArrayKernel(tuple(ordered), scalars, statements, reductions, tuple(writes.items()))
+
+    def _needed(self, roots: Iterable[Name]) -> set[tuple[str, int]]:
+        """Return what one pass over the elements must compute to know `roots`."""
+        needed: set[tuple[str, int]] = set()
+        queue = list(roots)
+        while queue:
+            name = queue.pop()
+            statement = self.by_name.get((name.name, name.version))
+            if statement is None or name.extent.is_scalar or _ends_stage(statement):
+                continue
+            if (name.name, name.version) not in needed:
+                needed.add((name.name, name.version))
+                queue.extend(names(statement.value))
+        return needed
+
+
+def _array_order(array: tuple[str, Extent]) -> tuple[int, int, str]:
+    name, extent = array
+    extents = (Extent.ELEMENT, Extent.ROW, Extent.COLUMN)
+    return extents.index(extent), {"weight": 0, "grad": 1}.get(name, 2), name
+
+
+def _ends_stage(statement: Assign) -> bool:
+    return isinstance(statement.value, Reduction) and statement.value.per is not Extent.ROW
+
+
+def _is_arithmetic(statement: Assign) -> bool:
+    return statement.target.extent.is_scalar and not isinstance(statement.value, Reduction)
+
+
+def _unique(words: Iterable[str]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(words))
+
+
+def words(expr: Expr) -> str:
+    """Return a name that spells `expr`, such as one_minus_beta1."""
+    say: Callable[[Expr], str] = words
+    match expr:
+        case Constant(value=value) if value < 0:
+            return f"minus_{say(Constant(-value))}"
+        case Constant(value=value):
+            return NUMBER_WORDS.get(value) or "number_" + re.sub(r"\W", "_", number_text(value))
+        case Name(name=name):
+            return name
+        case Negative(value=value):
+            return f"minus_{say(value)}"
+        case Binary(operator=operator, left=left, right=right):
+            return f"{say(left)}_{OPERATOR_WORDS[operator]}_{say(right)}"
+        case Power(base=base, exponent=exponent):
+            return f"{say(base)}_pow_{say(exponent)}"
+        case Call(function=function, arguments=arguments):
+            return "_".join([function, *map(say, arguments)])
+        case Reduction(function=function, per=per, value=value):
+            return f"{'' if per is Extent.TENSOR else per.word + '_'}{function}_{say(value)}"
+        case Spread(value=value):
+            return say(value)
+        case Compare(operator=operator, left=left, right=right):
+            return f"{say(left)}_{COMPARISON_WORDS[operator]}_{say(right)}"
+        case Select(condition=condition, then=Constant(), otherwise=Constant()):
+            return say(condition)
+        case _:
+            return "scalar"
+
+
+def newest_versions(kernel: Kernel) -> dict[str, int]:
+    """Return the last version of every name that the kernel uses."""
+    newest: dict[str, int] = {}
+    reductions = kernel.reductions if isinstance(kernel, ArrayKernel) else ()
+    for statement in (*kernel.statements, *reductions):
+        for name in (statement.target, *names(statement.value)):
+            newest[name.name] = max(newest.get(name.name, 0), name.version)
+    return newest

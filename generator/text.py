@@ -1,0 +1,67 @@
+"""Lines of Python that a reader would have broken the same way."""
+
+from collections.abc import Iterable
+
+WIDTH = 110
+
+
+def indented(lines: Iterable[str], levels: int = 1) -> list[str]:
+    """Return the lines moved right by `levels` of four spaces; empty ones stay empty."""
+    return ["    " * levels + line if line else line for line in lines]
+
+
+def assignment(target: str, value: str, indent: int) -> list[str]:
+    """Return `target = value`, broken in brackets if it is wider than a line at `indent` columns."""
+    return formula(f"{target} = ", value, "", indent)
+
+
+def formula(head: str, value: str, tail: str, indent: int) -> list[str]:
+    """Return `head value tail`, the value broken in brackets if the line is too wide at `indent` columns."""
+    if indent + len(head) + len(value) + len(tail) <= WIDTH:
+        return [f"{head}{value}{tail}"]
+    parts = [value] if indent + 4 + len(value) <= WIDTH else _broken(value)
+    return [f"{head}(", *(f"    {part}" for part in parts), f"){tail}"]
+
+
+def call(head: str, arguments: Iterable[str], tail: str, indent: int = 0) -> list[str]:
+    """Return `head(arguments)tail`: on one line, or with its arguments on one, or on one line each."""
+    arguments = list(arguments)
+    joined = ", ".join(arguments)
+    if indent + len(head) + len(joined) + len(tail) + 2 <= WIDTH:
+        return [f"{head}({joined}){tail}"]
+    if indent + 4 + len(joined) <= WIDTH:
+        return [f"{head}(", f"    {joined}", f"){tail}"]
+    return [f"{head}(", *(f"    {argument}," for argument in arguments), f"){tail}"]
+
+
+def choice(conditions: Iterable[tuple[str, list[str]]]) -> list[str]:
+    """Return an if-elif chain; a branch without condition is the else, or stands alone."""
+    lines: list[str] = []
+    for number, (condition, body) in enumerate(conditions):
+        if condition:
+            lines.append(f"{'elif' if number else 'if'} {condition}:")
+            lines += indented(body)
+        elif number:
+            lines.append("else:")
+            lines += indented(body)
+        else:
+            lines += body
+    return lines
+
+
+def _broken(text: str) -> list[str]:
+    """Break `text` before the loosest operators that stand outside all brackets."""
+    for operators in ((" if ", " else "), (" + ", " - "), (" * ", " / ")):
+        places = [i for i in _outside_brackets(text) if text.startswith(operators, i)]
+        if places:
+            ends = [*places, len(text)]
+            return [text[start:end].strip() for start, end in zip([0, *places], ends, strict=True)]
+    return [text]
+
+
+def _outside_brackets(text: str) -> Iterable[int]:
+    depth = 0
+    for i, character in enumerate(text):
+        depth += (character in "([{") - (character in ")]}")
+        if depth == 0:
+            yield i
