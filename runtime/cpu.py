@@ -1,0 +1,197 @@
+"""CPU kernels: the decorators of generated functions, and how to launch what they make.
+
+A kernel is a serial function over the arrays of one chunk. `elements`, `rows` and `scalars` turn it into a
+`Kernel`, whose entries (see Note [Entries]) are compiled per dtype on first use; `run` executes work items.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import math
+import threading
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numba
+import numpy as np
+
+from stepspec.canonical import BLOCK, ROW_BLOCK
+from stepspec.compilation import compile_entry, source_stamp, without_aliases
+from stepspec.entries import Parameter, elements_entry, rows_entry, scalars_entry
+from stepspec.reductions import SIGNATURE, Reduction
+from stepspec.threads import get_num_threads, run, set_num_threads
+
+__all__ = [
+    "Kernel",
+    "Parameter",
+    "Reduction",
+    "elements",
+    "get_num_threads",
+    "rows",
+    "run",
+    "scalars",
+    "set_num_threads",
+]
+
+CHUNK = 4 * BLOCK
+
+_compiling = threading.RLock()  # two threads may ask for one kernel
+
+Function = Callable[..., Any]
+
+
+@dataclass(frozen=True, eq=False)
+class Kernel:
+    """A function over chunks of tensors, compiled on first use.
+
+    Parameters
+    ----------
+    function : callable
+        What the decorator was put on.
+    form : str
+        "elements" (flat arrays), "rows" (whole rows) or "scalars" (one call per tensor).
+    parameters : tuple of Parameter
+        In the order of the function.
+    returns : tuple of str
+        What a scalars kernel returns, by name.
+
+    """
+
+    function: Function
+    form: str
+    parameters: tuple[Parameter, ...]
+    returns: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """Return the function's module and name."""
+        return f"{self.function.__module__}.{self.function.__name__}"
+
+    @functools.cached_property
+    def slots(self) -> tuple[Parameter, ...]:
+        """Return what the entries of a table belong to, in order."""
+        results = tuple(Parameter(name, "result") for name in self.returns)
+        columns = (Parameter("columns", "columns"),) if self.form == "rows" else ()
+        return self.parameters + results + columns
+
+    @functools.cached_property
+    def reductions(self) -> tuple[Parameter, ...]:
+        """Return the buffers."""
+        return tuple(parameter for parameter in self.parameters if parameter.reduction)
+
+    def address(self, dtype: Any) -> int:
+        """Return the address of the entry for float32 or float64, compiling or loading it on first use."""
+        name = "float64" if self.form == "scalars" else np.dtype(dtype).name
+        with _compiling:
+            return self._address(name)
+
+    def chunks(self, rows: int, columns: int) -> tuple[int, int]:
+        """Return how many units to give a work item, and how many a tensor of this shape has.
+
+        Units are elements, rows, or the whole tensor, by form. A kernel that reduces allows cuts only at
+        multiples of the first number: these keep canonical blocks whole.
+        """
+        if self.form == "scalars":
+            return 1, 1
+        if self.form == "elements":
+            return CHUNK, rows * columns
+        aligned = [_alignment(p.reduction, columns) for p in self.parameters if p.reduction]
+        unit = math.lcm(*aligned)
+        return -(-max(1, CHUNK // max(1, columns)) // unit) * unit, rows
+
+    @functools.cache  # noqa: B019  # kernels live as long as their modules
+    def _address(self, dtype: str) -> int:
+        if dtype not in ("float32", "float64"):
+            raise TypeError(f"kernels compute in float32 or float64, not {dtype}")
+        stamp, name = source_stamp(self.function), f"{self.name}-{dtype}"
+        number = getattr(numba, dtype)
+        function = without_aliases(self.function, f"{self.function.__qualname__}-{dtype}-{stamp or id(self)}")
+        if self.form == "scalars":
+            entry = scalars_entry(function, self.parameters, len(self.returns))
+        else:
+            make = elements_entry if self.form == "elements" else rows_entry
+            entry = make(function, self.parameters, number)
+        return compile_entry(entry, SIGNATURE, name, stamp)
+
+
+def _alignment(reduction: Reduction, columns: int) -> int:
+    """Return the number of rows that chunks must be multiples of."""
+    if reduction.per == "column":
+        return ROW_BLOCK
+    if reduction.over == "row":
+        return BLOCK
+    return BLOCK // math.gcd(BLOCK, columns) if reduction.over == "element" else 1
+
+
+def elements(*arrays: str, **reductions: str) -> Callable[[Function], Kernel]:
+    """Make a kernel of a function over flat arrays of one chunk.
+
+    Parameters
+    ----------
+    *arrays : str
+        The function's first parameters: 1-D arrays of float32 or float64, from element 0 of the chunk on.
+    **reductions : str
+        Its next parameters: buffers of the chunk's length, to be filled with what is then reduced over the
+        tensor as "norm", "sum", "mean" or "max", in the canonical order. All others are scalars.
+
+    Raises
+    ------
+    TypeError
+        If the function's parameters do not begin with these names.
+
+    """
+    buffers = {name: Reduction(kind) for name, kind in reductions.items()}
+    return lambda function: _kernel(function, "elements", [(name, "element") for name in arrays], buffers)
+
+
+def rows(
+    element: Iterable[str] = (), row: Iterable[str] = (), column: Iterable[str] = (), **reductions: Reduction
+) -> Callable[[Function], Kernel]:
+    """Make a kernel of a function over whole rows of one chunk.
+
+    Parameters
+    ----------
+    element, row, column : tuples of str
+        The function's first parameters, in this order: arrays of shape (rows, columns), (rows,) and
+        (columns,).
+    **reductions : Reduction
+        Its next parameters: buffers shaped like what the reduction is over. All others are scalars.
+
+    Raises
+    ------
+    TypeError
+        If the function's parameters do not begin with these names.
+
+    """
+    groups = (("element", element), ("row", row), ("column", column))
+    arrays = [(name, role) for role, names in groups for name in names]
+    return lambda function: _kernel(function, "rows", arrays, reductions)
+
+
+def scalars(*returns: str) -> Callable[[Function], Kernel]:
+    """Make a kernel of a function that is called once per tensor: float64 numbers in, `returns` out."""
+    if not returns:
+        raise TypeError("a scalars kernel returns at least one number")
+    return lambda function: _kernel(function, "scalars", [], {}, returns)
+
+
+def _kernel(
+    function: Function,
+    form: str,
+    arrays: list[tuple[str, str]],
+    reductions: dict[str, Reduction],
+    returns: tuple[str, ...] = (),
+) -> Kernel:
+    names = list(inspect.signature(function).parameters)
+    expected = [*(name for name, _ in arrays), *reductions]
+    if names[: len(expected)] != expected or len(set(expected)) != len(expected):
+        raise TypeError(
+            f"{function.__qualname__}: the first parameters must be {', '.join(expected)}; "
+            f"they are {', '.join(names[: len(expected)])}"
+        )
+    parameters = [Parameter(name, role) for name, role in arrays]
+    parameters += [Parameter(name, "buffer", reduction) for name, reduction in reductions.items()]
+    parameters += [Parameter(name, "scalar") for name in names[len(expected) :]]
+    return Kernel(function, form, tuple(parameters), returns)

@@ -1,0 +1,188 @@
+"""The disk cache of compiled kernels: what it notices, what it survives."""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+
+from stepspec import compilation, cpu
+
+HELPERS = """
+from stepspec.compilation import inlined
+
+FACTOR = {factor}.0
+
+@inlined
+def scaled(x):
+    return x * type(x)(FACTOR)
+"""
+
+KERNELS = """
+from stepspec.cpu import elements
+from {helpers} import scaled
+
+@elements("weight")
+def update(weight, rate):
+    for i in range(weight.size):
+        weight[i] = scaled(weight[i]) + rate
+"""
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    folder = tmp_path / "cache"
+    monkeypatch.setenv("STEPSPEC_CACHE_DIR", str(folder))
+    return folder
+
+
+def load(name: str, folder: Path) -> ModuleType:
+    """Import a file afresh, as a new process would."""
+    spec = importlib.util.spec_from_file_location(name, folder / f"{name}.py")
+    assert spec
+    assert spec.loader
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def kernel(folder: Path, factor: int = 2, kernels: str = KERNELS) -> cpu.Kernel:
+    """Write a module of kernels and one of helpers beside it, and import both."""
+    folder.mkdir(exist_ok=True)
+    for name, text in (("cache_helpers", HELPERS.format(factor=factor)), ("cache_kernels", kernels)):
+        (folder / f"{name}.py").write_text(text.replace("{helpers}", "cache_helpers"))
+        module = load(name, folder)
+    made: cpu.Kernel = module.update
+    return made
+
+
+def result(update: cpu.Kernel, dtype: str = "float32") -> float:
+    """Return what the kernel makes of 3 with a rate of 1."""
+    weight = np.full(1, 3.0, dtype)
+    rows = [np.array([weight.ctypes.data]), np.ones(1)]
+    table = np.array([row.ctypes.data for row in rows])
+    cpu.run(np.array([(update.address(dtype), table.ctypes.data, 0, 0, 1)]), np.arange(2), 1)
+    return float(weight[0])
+
+
+def events(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """Return "compiled" and "loaded" for each entry since the last call."""
+    words = [record.message.split()[0] for record in caplog.records if "update" in record.message]
+    caplog.clear()
+    return words
+
+
+@pytest.fixture
+def log(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
+    caplog.set_level(logging.DEBUG, "stepspec")
+    return caplog
+
+
+def test_a_kernel_is_compiled_once(tmp_path: Path, cache: Path, log: pytest.LogCaptureFixture) -> None:
+    assert result(kernel(tmp_path / "a")) == 7.0
+    assert events(log) == ["compiled"]
+    assert result(kernel(tmp_path / "a")) == 7.0
+    assert events(log) == ["loaded"]
+    assert result(kernel(tmp_path / "a"), "float64") == 7.0
+    assert events(log) == ["compiled"]
+    assert len(list(cache.glob("cache_kernels.update-float*.kernel"))) == 2
+
+
+def test_a_changed_helper_constant_is_noticed(tmp_path: Path, log: pytest.LogCaptureFixture) -> None:
+    assert result(kernel(tmp_path / "a", factor=2)) == 7.0
+    assert result(kernel(tmp_path / "a", factor=5)) == 16.0
+    assert events(log) == ["compiled", "compiled"]
+    assert result(kernel(tmp_path / "a", factor=2)) == 7.0
+    assert events(log) == ["loaded"]
+
+
+def test_a_changed_kernel_is_noticed(tmp_path: Path, log: pytest.LogCaptureFixture) -> None:
+    assert result(kernel(tmp_path / "a")) == 7.0
+    assert result(kernel(tmp_path / "a", kernels=KERNELS.replace("+ rate", "- rate"))) == 5.0
+    assert events(log) == ["compiled", "compiled"]
+
+
+def test_the_key_covers_stepspec_itself() -> None:
+    from stepspec import arithmetic
+
+    sources = compilation._sources(arithmetic.__name__, Path(arithmetic.__file__), set())
+    names = {path.name for path in sources}
+    assert {"arithmetic.py", "canonical.py", "compilation.py", "pointers.py", "transcendental.py"} <= names
+    assert "__init__.py" not in names
+
+
+@pytest.mark.parametrize("damage", [lambda b: b[:100], lambda b: b"", lambda b: b[:-9] + bytes(9)])
+def test_damaged_files_are_compiled_again(
+    damage: object, tmp_path: Path, cache: Path, log: pytest.LogCaptureFixture
+) -> None:
+    assert result(kernel(tmp_path / "a")) == 7.0
+    assert callable(damage)
+    for path in cache.glob("cache_kernels*"):
+        path.write_bytes(damage(path.read_bytes()))
+    events(log)
+    assert result(kernel(tmp_path / "a")) == 7.0
+    assert any("damaged" in record.message for record in log.records)
+    assert "compiled" in events(log)
+    assert result(kernel(tmp_path / "a")) == 7.0
+    assert events(log) == ["loaded"]
+
+
+def test_a_folder_that_cannot_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, log: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "file").write_text("in the way")
+    monkeypatch.setenv("STEPSPEC_CACHE_DIR", str(tmp_path / "file"))
+    assert result(kernel(tmp_path / "a")) == 7.0
+    assert any("cannot write the kernel cache" in record.message for record in log.records)
+
+
+def test_functions_without_a_file_are_not_cached(cache: Path) -> None:
+    names: dict[str, object] = {"__name__": "no_file"}
+    exec("def update(weight, rate):\n    weight[0] = weight[0] + rate", names)
+    assert result(cpu.elements("weight")(names["update"])) == 4.0  # type: ignore[arg-type]
+    assert not list(cache.glob("no_file*"))
+
+
+def test_equal_names_do_not_mix(tmp_path: Path) -> None:
+    first, second = kernel(tmp_path / "a", 2), kernel(tmp_path / "b", 5)
+    assert (result(second), result(first)) == (16.0, 7.0)
+    # now from the cache, in the other order
+    first, second = kernel(tmp_path / "a", 2), kernel(tmp_path / "b", 5)
+    assert (result(first), result(second)) == (7.0, 16.0)
+
+
+def test_processes_share_the_cache(tmp_path: Path, cache: Path) -> None:
+    kernel(tmp_path / "a")
+    text = "from cache_kernels import update; update.address('float32'); update.address('float64')"
+    environment = os.environ | {"PYTHONPATH": str(tmp_path / "a")}
+    running = [subprocess.Popen([sys.executable, "-c", text], env=environment) for _ in range(4)]
+    assert [process.wait(120) for process in running] == [0] * 4
+    assert len(list(cache.glob("cache_kernels*"))) == 2
+    assert not list(cache.glob("*.tmp"))
+
+
+def test_the_folder_follows_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert compilation.cache_folder() == tmp_path / "cache"
+    monkeypatch.delenv("STEPSPEC_CACHE_DIR")
+    monkeypatch.setattr(sys, "platform", "linux")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "x"))
+    assert compilation.cache_folder() == tmp_path / "x" / "stepspec"
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    assert compilation.cache_folder() == Path.home() / ".cache" / "stepspec"
+
+
+def test_inner_functions_cannot_be_called_from_python() -> None:
+    @compilation.inlined
+    def double(x: float) -> float:
+        return 2.0 * x
+
+    with pytest.raises(TypeError, match="double can be called from compiled code only"):
+        double(1.0)

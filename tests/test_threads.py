@@ -1,0 +1,196 @@
+"""The pool of threads: numbers of threads, concurrent use, forks, signals, the end of the interpreter."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+
+from stepspec import threads
+from stepspec.cpu import elements
+
+SIZE, CHUNK = 100_000, 1000
+
+
+@elements("values")
+def increase(values, step):
+    for i in range(values.size):
+        values[i] = values[i] + step
+
+
+class Job:
+    """Adds 1 to every value, in batches of one chunk."""
+
+    def __init__(self) -> None:
+        self.values = np.zeros(SIZE, np.float32)
+        self.rows = [np.array([self.values.ctypes.data]), np.ones(1)]
+        self.table = np.array([row.ctypes.data for row in self.rows])
+        entry, table = increase.address(np.float32), self.table.ctypes.data
+        self.items = np.array([(entry, table, 0, start, CHUNK) for start in range(0, SIZE, CHUNK)])
+        self.batches = np.arange(len(self.items) + 1)
+
+    def run(self, count: int | None = None) -> None:
+        threads.run(self.items, self.batches, count)
+
+
+@pytest.fixture(autouse=True)
+def _number_of_threads() -> Iterator[None]:
+    before = threads.get_num_threads()
+    yield
+    threads.set_num_threads(before)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 8, 200])
+def test_every_batch_runs_once(count: int) -> None:
+    job = Job()
+    for _ in range(50):
+        job.run(count)
+    assert np.all(job.values == 50)
+
+
+def test_batches_of_several_items() -> None:
+    job = Job()
+    threads.run(job.items, np.array([0, 1, 1, 40, 100]), 3)
+    assert np.all(job.values == 1)
+
+
+def test_a_single_batch_wakes_nobody() -> None:
+    job = Job()
+    job.run(2)
+    pool = threads._pools[0]
+    started = pool.workers
+    threads.run(job.items, np.array([0, len(job.items)]), 64)
+    assert pool.workers == started
+    assert np.all(job.values == 2)
+
+
+def test_a_few_batches_start_no_more_workers_than_can_help() -> None:
+    threads._after_fork()
+    job = Job()
+    threads.run(job.items, np.array([0, 50, 100]), 64)
+    assert threads._pools[0].workers == 1
+
+
+def test_number_of_threads() -> None:
+    threads.set_num_threads(3)
+    assert threads.get_num_threads() == 3
+    job = Job()
+    job.run()
+    assert np.all(job.values == 1)
+    for bad in (0, -1, 1025):
+        with pytest.raises(ValueError, match=r"1 \.\. 1024"):
+            threads.set_num_threads(bad)
+    for wrong in (True, 2.0, "2", None):
+        with pytest.raises(TypeError, match="is an int"):
+            threads.set_num_threads(wrong)  # type: ignore[arg-type]
+    assert threads.get_num_threads() == 3
+
+
+def test_concurrent_use() -> None:
+    jobs = [Job() for _ in range(4)]
+
+    def steps(job: Job) -> None:
+        for _ in range(300):
+            job.run(2)
+
+    users = [threading.Thread(target=steps, args=(job,)) for job in jobs]
+    for user in users:
+        user.start()
+    for user in users:
+        user.join(60)
+    for job in jobs:
+        assert np.all(job.values == 300)
+
+
+def test_waiting_workers_cost_nothing() -> None:
+    job = Job()
+    job.run(4)
+    time.sleep(0.05)
+    before = time.process_time()
+    time.sleep(0.3)
+    assert time.process_time() - before < 0.1
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_fork_after_use() -> None:
+    job = Job()
+    job.run(2)
+    children = []
+    for _ in range(3):
+        child = os.fork()
+        if child == 0:
+            signal.alarm(30)  # a child that hangs is a failure
+            for _ in range(20):
+                job.run(2)
+            os._exit(0 if np.all(job.values == 21) else 1)
+        children.append(child)
+    for _ in range(20):
+        job.run(2)
+    assert [os.waitpid(child, 0)[1] for child in children] == [0, 0, 0]
+    assert np.all(job.values == 21)
+
+
+def run_script(text: str) -> subprocess.CompletedProcess[str]:
+    preamble = "import sys; sys.path.insert(0, sys.argv[1])\nfrom test_threads import *\n"
+    command = [sys.executable, "-c", preamble + textwrap.dedent(text), os.path.dirname(__file__)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+
+
+def test_the_interpreter_ends_with_waiting_workers() -> None:
+    done = run_script("job = Job(); job.run(8); print(int(job.values.sum()))")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "100000\n", "")
+
+
+def test_the_interpreter_ends_while_another_thread_steps() -> None:
+    done = run_script(
+        """
+        job = Job()
+        def forever():
+            while True:
+                job.run(4)
+        threading.Thread(target=forever, daemon=True).start()
+        time.sleep(0.2)
+        print("end")
+        """
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "end\n", "")
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="needs timers")
+def test_an_interrupt_never_leaves_a_region_half_done() -> None:
+    done = run_script(
+        """
+        job, interrupts, stepping = Job(), 0, False
+        job.run(2)  # Numba itself does not survive an interrupt while it compiles
+        def interrupt(*_):
+            global stepping
+            if stepping:
+                stepping = False
+                raise KeyboardInterrupt
+        signal.signal(signal.SIGALRM, interrupt)
+        signal.setitimer(signal.ITIMER_REAL, 0.001, 0.0007)
+        while interrupts < 200:
+            try:
+                stepping = True
+                job.run(2)
+                stepping = False
+            except KeyboardInterrupt:
+                interrupts += 1
+            assert job.values.min() == job.values.max()
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        before = job.values[0]
+        job.run(2)
+        assert np.all(job.values == before + 1)
+        print("whole")
+        """
+    )
+    assert (done.returncode, done.stdout) == (0, "whole\n"), done.stderr
