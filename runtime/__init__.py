@@ -1,1 +1,59 @@
 """Optimizers compiled from specs: a readable NumPy step and fused kernels with the same bits."""
+
+from importlib import import_module
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+from stepspec import lr_scheduler as lr_scheduler
+from stepspec.optimizer import Optimizer as Optimizer
+from stepspec.registry import create as create
+from stepspec.registry import register as register
+
+__version__ = version("stepspec")
+
+_OWN = (
+    "Optimizer",
+    "__version__",
+    "create",
+    "get_num_threads",
+    "lr_scheduler",
+    "register",
+    "set_num_threads",
+)
+
+
+def get_num_threads() -> int:
+    """Return how many threads `fused_step` uses."""
+    from stepspec import threads
+
+    return threads.get_num_threads()
+
+
+def set_num_threads(n: int) -> None:
+    """Set how many threads `fused_step` uses, in this process; results never depend on it."""
+    from stepspec import threads
+
+    threads.set_num_threads(n)
+
+
+if TYPE_CHECKING:
+    from stepspec.generated import *  # noqa: F403  # its __all__ lists the optimizers
+
+    __all__: list[str]
+else:
+
+    def __getattr__(name: str) -> Any:
+        """Return a generated optimizer; imported late, so that generating anew needs no generated code."""
+        if name == "__all__":
+            return [*_OWN, *_optimizers()]
+        if name[:1].isupper() and name in _optimizers():
+            return getattr(import_module("stepspec.generated"), name)
+        raise AttributeError(f"module 'stepspec' has no attribute {name!r}")
+
+    def __dir__() -> list[str]:
+        return sorted({*globals(), *_optimizers()})
+
+
+def _optimizers() -> list[str]:
+    names: list[str] = import_module("stepspec.generated").__all__
+    return names

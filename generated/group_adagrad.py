@@ -1,0 +1,95 @@
+# Generated from specs/group_adagrad.yaml by stepspec. Do not edit: run "make generate".
+"""GroupAdaGrad: AdaGrad with a single learning rate for every row."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from stepspec.hyperparameters import Hyperparameter
+from stepspec.optimizer import Optimizer
+from stepspec.reference import clip, row_mean, sqrt, square
+from stepspec.states import Array, Layout, State
+
+
+class GroupAdaGrad(Optimizer):
+    """AdaGrad with a single learning rate for every row.
+
+    Updates each weight by::
+
+        g = clip(rescale_grad * grad, clip_gradient)
+        history += mean(square(g), per=row)
+        weight -= lr * g / (sqrt(history) + epsilon)
+
+    where ``lr`` is the learning rate of this tensor, schedule and multiplier applied; ``rescale_grad`` is the
+    factor of every gradient; ``clip_gradient`` is the bound of every gradient element, infinite if off.
+
+    Weight decay is not part of the rule: a non-zero one is refused.
+
+    Parameters
+    ----------
+    learning_rate : float in [0, inf) or None, default 0.01
+        The learning rate; None takes the scheduler's. A number overrides the scheduler's base.
+    epsilon : float in [0, inf), default 1e-06
+        Keeps the division away from 0.
+    **kwargs
+        Arguments of every optimizer: see `stepspec.Optimizer`.
+
+    State
+    -----
+    history : one value per row, shape (n, 1, ...), starts at 0
+        Sum over all steps of the mean squared gradient of the row.
+
+    References
+    ----------
+    https://www.jmlr.org/papers/volume12/duchi11a/duchi11a.pdf
+    """
+
+    epsilon = Hyperparameter("[0, inf)")
+    uses_wd = False
+
+    def __init__(self, learning_rate: float | None = 0.01, epsilon: float = 1e-06, **kwargs: Any) -> None:
+        super().__init__(learning_rate, **kwargs)
+        self.epsilon = epsilon
+
+    def _layout(self, flags: Mapping[str, bool], ndim: int) -> Layout:
+        return {"history": State("row", 0.0)}
+
+    def create_state(self, index: int, weight: Array) -> dict[str, Array]:
+        """Return the states of one tensor before its first update, by name; {} if it keeps none.
+
+        history : one value per row, shape (n, 1, ...), starts at 0
+            Sum over all steps of the mean squared gradient of the row.
+        """
+        return self._create_state(index, weight)
+
+    @np.errstate(all="ignore")
+    def step(
+        self,
+        indices: Sequence[int],
+        weights: Sequence[Array],
+        grads: Sequence[Array],
+        states: Sequence[dict[str, Array]],
+    ) -> None:
+        """Update weights and states in place, in NumPy: the reference. See `Optimizer.update`."""
+        rescale_grad, clip_gradient = self.rescale_grad, self.clip_gradient
+        epsilon = self.epsilon
+        for p in self._tensors(indices, weights, grads, states):
+            weight, grad, lr = p.weight, p.grad, p.lr
+            history = p.state["history"]
+            g = clip(rescale_grad * grad, clip_gradient)
+            history = history + row_mean(square(g))
+            weight = weight - lr * g / (sqrt(history) + epsilon)
+            p.store(weight=weight, history=history)
+
+    def fused_step(
+        self,
+        indices: Sequence[int],
+        weights: Sequence[Array],
+        grads: Sequence[Array],
+        states: Sequence[dict[str, Array]],
+    ) -> None:
+        """Update weights and states in place, in fused kernels, to the bits of `step`."""
+        with self._call(indices, weights, grads, states) as call:
+            kernels = call.kernels("group_adagrad")
+            call.launch(kernels.UPDATE)  # weight, history

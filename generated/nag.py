@@ -1,0 +1,104 @@
+# Generated from specs/nag.yaml by stepspec. Do not edit: run "make generate".
+"""NAG: Nesterov accelerated gradient."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from stepspec.hyperparameters import Hyperparameter
+from stepspec.optimizer import Optimizer
+from stepspec.reference import clip
+from stepspec.states import Array, Layout, State, Variant
+
+
+class NAG(Optimizer):
+    """Nesterov accelerated gradient.
+
+    Updates each weight by::
+
+        g = clip(rescale_grad * grad, clip_gradient) + wd * weight
+        mom = momentum * mom + lr * g
+        weight = weight - (momentum * mom + lr * g)
+
+    where ``lr`` is the learning rate of this tensor, schedule and multiplier applied; ``wd`` is the weight
+    decay of this tensor, multiplier applied; ``rescale_grad`` is the factor of every gradient;
+    ``clip_gradient`` is the bound of every gradient element, infinite if off.
+
+    Parameters
+    ----------
+    learning_rate : float in [0, inf) or None, default 0.1
+        The learning rate; None takes the scheduler's. A number overrides the scheduler's base.
+    momentum : float in [0, 1), default 0.9
+        Fraction of the velocity kept each step.
+    **kwargs
+        Arguments of every optimizer: see `stepspec.Optimizer`.
+
+    State
+    -----
+    mom : shape of the weight, starts at 0, stored when momentum > 0
+        Velocity.
+
+    References
+    ----------
+    https://proceedings.mlr.press/v28/sutskever13.html
+    """
+
+    momentum = Hyperparameter("[0, 1)")
+
+    def __init__(self, learning_rate: float | None = 0.1, momentum: float = 0.9, **kwargs: Any) -> None:
+        super().__init__(learning_rate, **kwargs)
+        self.momentum = momentum
+
+    def _layout(self, flags: Mapping[str, bool], ndim: int) -> Layout:
+        layout: Layout = {}
+        if self.momentum > 0:
+            layout["mom"] = State("element", 0.0)
+        return layout
+
+    def _variant(self, flags: Mapping[str, bool], ndim: int) -> Variant:
+        return (self.momentum > 0,)
+
+    def create_state(self, index: int, weight: Array) -> dict[str, Array]:
+        """Return the states of one tensor before its first update, by name; {} if it keeps none.
+
+        mom : shape of the weight, starts at 0, stored when momentum > 0
+            Velocity.
+        """
+        return self._create_state(index, weight)
+
+    @np.errstate(all="ignore")
+    def step(
+        self,
+        indices: Sequence[int],
+        weights: Sequence[Array],
+        grads: Sequence[Array],
+        states: Sequence[dict[str, Array]],
+    ) -> None:
+        """Update weights and states in place, in NumPy: the reference. See `Optimizer.update`."""
+        rescale_grad, clip_gradient = self.rescale_grad, self.clip_gradient
+        momentum = self.momentum
+        for p in self._tensors(indices, weights, grads, states):
+            weight, grad, lr, wd = p.weight, p.grad, p.lr, p.wd
+            if momentum > 0:
+                mom = p.state["mom"]
+                g = clip(rescale_grad * grad, clip_gradient) + wd * weight
+                mom = momentum * mom + lr * g
+                weight = weight - (momentum * mom + lr * g)
+                p.store(weight=weight, mom=mom)
+            else:
+                g = clip(rescale_grad * grad, clip_gradient) + wd * weight
+                weight = weight - lr * g
+                p.store(weight=weight)
+
+    def fused_step(
+        self,
+        indices: Sequence[int],
+        weights: Sequence[Array],
+        grads: Sequence[Array],
+        states: Sequence[dict[str, Array]],
+    ) -> None:
+        """Update weights and states in place, in fused kernels, to the bits of `step`."""
+        with self._call(indices, weights, grads, states) as call:
+            kernels = call.kernels("nag")
+            call.launch(kernels.UPDATE)  # weight, mom

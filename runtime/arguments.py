@@ -1,0 +1,124 @@
+"""Reading the arguments of an optimizer's constructor: each function returns the checked value or raises."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import math
+import warnings
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from stepspec.rates import multiplier
+
+# the learning rate where neither a number nor a scheduler is given
+DEFAULT_RATE = 0.01
+
+Scheduler = Callable[[int], float]
+
+
+def refuse_unknown(cls: type, unknown: Mapping[str, object]) -> None:
+    """Raise TypeError for arguments that no constructor of `cls` knows, with the nearest name."""
+    if not unknown:
+        return
+    name = next(iter(unknown))
+    near = difflib.get_close_matches(name, _known(cls), 1)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    raise TypeError(f"{cls.__name__} has no argument {name!r}{hint}")
+
+
+def _known(cls: type) -> list[str]:
+    kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    constructors = [vars(base)["__init__"] for base in cls.__mro__[:-1] if "__init__" in vars(base)]
+    parameters = [p for init in constructors for p in inspect.signature(init).parameters.values()]
+    return sorted({p.name for p in parameters if p.kind in kinds} - {"self"})
+
+
+def count(label: str, value: object) -> int:
+    """Return a number of updates: an int >= 0."""
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
+        raise TypeError(f"{label} must be an int, not {value!r}")
+    if value < 0:
+        raise ValueError(f"{label} must not be negative: {value}")
+    return int(value)
+
+
+def switch(label: str, value: object) -> bool:
+    """Return True or False."""
+    if not isinstance(value, (bool, np.bool_)):
+        raise TypeError(f"{label} must be True or False, not {value!r}")
+    return bool(value)
+
+
+def aggregate(label: str, value: object) -> float | None:
+    """Return a number of tensors: None, inf or an int >= 1."""
+    if value is None or (isinstance(value, float) and value == math.inf):
+        return None if value is None else math.inf
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
+        raise TypeError(f"{label} must be None, inf or an int, not {value!r}")
+    if value < 1:
+        raise ValueError(f"{label} must be at least 1, not {value}")
+    return int(value)
+
+
+def check_mapping(label: str, value: object) -> None:
+    """Raise TypeError unless `value` is a dict or another mapping."""
+    if not isinstance(value, Mapping):
+        raise TypeError(f"{label} must be a dict, not {value!r} ({type(value).__name__})")
+
+
+def names(owner: str, value: Mapping[int, str] | None) -> dict[int, str]:
+    """Return a copy of tensors' names by index."""
+    if value is None:
+        return {}
+    label = f"{owner}: param_idx2name"
+    check_mapping(label, value)
+    for index, name in value.items():
+        count(f"{label}: an index", index)
+        if not isinstance(name, str):
+            raise TypeError(f"{label}[{index}] must be a str, not {name!r}")
+    return {int(index): name for index, name in value.items()}
+
+
+def multipliers(label: str, value: Mapping[int | str, float]) -> dict[int | str, float]:
+    """Return a copy of factors by index or name."""
+    check_mapping(label, value)
+    keys = [key if isinstance(key, str) else count(f"{label}: an index", key) for key in value]
+    factors = [multiplier(f"{label}[{key!r}]", factor) for key, factor in value.items()]
+    return dict(zip(keys, factors, strict=True))
+
+
+def check_scheduler(owner: str, scheduler: object) -> None:
+    """Raise TypeError unless `scheduler` can be called, or is None."""
+    if scheduler is not None and not callable(scheduler):
+        kind = type(scheduler).__name__
+        raise TypeError(f"{owner}: lr_scheduler must be callable, not {scheduler!r} ({kind})")
+
+
+def schedule(cls: type, scheduler: Any, learning_rate: float | None) -> tuple[Scheduler | None, float]:
+    """Return the scheduler to use and the rate without one.
+
+    A number overrides the base rate of a scheduler that has one, in a copy. A plain callable has none: only
+    None and the class's default, which nobody may have written, are accepted beside it.
+    """
+    check_scheduler(cls.__name__, scheduler)
+    if scheduler is None or learning_rate is None:
+        return scheduler, DEFAULT_RATE if learning_rate is None else learning_rate
+    if not hasattr(scheduler, "with_base_lr"):
+        if learning_rate != inspect.signature(cls).parameters["learning_rate"].default:
+            raise ValueError(
+                f"{cls.__name__}: this lr_scheduler has no base rate that learning_rate could override; "
+                "pass learning_rate=None, or a scheduler of stepspec.lr_scheduler"
+            )
+        return scheduler, learning_rate
+    changed: Scheduler = scheduler.with_base_lr(learning_rate)
+    if getattr(scheduler, "base_lr", None) != learning_rate:
+        warnings.warn(
+            f"{cls.__name__}: learning_rate = {learning_rate!r} overrides the base rate of the lr_scheduler; "
+            "pass learning_rate=None to take the scheduler's",
+            UserWarning,
+            stacklevel=5,
+        )
+    return changed, learning_rate

@@ -1,0 +1,158 @@
+"""One fused call: from checked arguments to kernels, then counts."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import math
+import operator
+from collections import deque
+from collections.abc import Sequence
+from functools import partial
+from types import ModuleType, TracebackType
+from typing import TYPE_CHECKING, Any
+
+from stepspec import cpu
+from stepspec.checks import check_lists
+from stepspec.plan import Action, Group, Order, Plan
+from stepspec.rates import Rates
+from stepspec.tables import Stage
+
+if TYPE_CHECKING:
+    from stepspec.optimizer import Optimizer
+
+# plans kept per optimizer: a training loop needs one, alternating groups of tensors a few
+KEPT_PLANS = 4
+
+
+class Call:
+    """What a generated `fused_step` asks for; nothing runs before its `with` block has ended."""
+
+    def __init__(self, optimizer: Optimizer, arguments: tuple[Any, Any, Any, Any]) -> None:
+        self._optimizer = optimizer
+        self._arguments = arguments
+        self._stages: list[Stage] = []
+        self._stores: dict[str, str] = {}
+
+    def kernels(self, name: str) -> ModuleType:
+        """Return the module with the CPU kernels of a spec: it stands beside the generated class."""
+        return _kernels(type(self._optimizer), name)
+
+    def launch(self, stage: Stage) -> None:
+        """Add a stage: variant to kernel. Tensors of other variants take no part in it."""
+        self._stages.append(stage)
+
+    def store(self, **states: str) -> None:
+        """Make results of the launches (names of scalars) the new values of states kept per tensor."""
+        self._stores.update(states)
+
+    def __enter__(self) -> Call:
+        """Take the turn, make all checks, find or make the plan, and look up the rates."""
+        optimizer = self._optimizer
+        self._turn = optimizer._exclusive.take(type(optimizer).__name__)
+        try:
+            check_lists(*self._arguments)
+            # tuples keep the arrays alive, whatever another thread does to the lists
+            indices, weights, grads, states = map(tuple, self._arguments)
+            self._plan, self._held = _plan(optimizer, indices, weights, grads, states)
+            self._rates = optimizer._rates(self._plan.indices, self._plan.current_multipliers(optimizer))
+        except BaseException:
+            optimizer._exclusive.give_back(self._turn)
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Run the launches and count, unless the block failed."""
+        try:
+            if kind is None:
+                self._run()
+        finally:
+            self._optimizer._exclusive.give_back(self._turn)
+
+    def _run(self) -> None:
+        plan, rates, optimizer = self._plan, self._rates, self._optimizer
+        together = int(min(optimizer.aggregate_num or math.inf, max(1, len(plan.indices))))
+        groups = plan.groups(Order(tuple(self._stages), self._stores, _frozen(optimizer, rates), together))
+        plan.inputs.fill(plan.inputs.compute(optimizer, rates), rates)
+        plan.load()
+        for group in groups:
+            counts = rates.counts
+            if len(groups) > 1:
+                counts = {index: counts[index] for index in group.indices}
+            _launch(plan, group, partial(optimizer._counts.update, counts))
+
+
+@functools.cache
+def _kernels(cls: type, name: str) -> ModuleType:
+    modules = [base.__module__ for base in cls.__mro__]
+    found = next(module for module in modules if module.rpartition(".")[2] == name)
+    return importlib.import_module(f"{found}_cpu")
+
+
+def _plan(
+    optimizer: Optimizer,
+    indices: tuple[Any, ...],
+    weights: tuple[Any, ...],
+    grads: tuple[Any, ...],
+    states: tuple[Any, ...],
+) -> tuple[Plan, Sequence[Any]]:
+    """Return the plan of a call and the gradients to keep alive; make a new plan if none fits."""
+    plan = _known_plan(optimizer, indices, weights, states)
+    if plan is not None and plan.take_gradients(grads):
+        return plan, grads
+    entries = optimizer._check(indices, weights, grads, states)
+    if plan is None:
+        plan = Plan(entries, states, optimizer._versions)
+        optimizer._plans = [plan, *optimizer._plans[: KEPT_PLANS - 1]]
+    return plan, plan.copy_gradients([entry.grad for entry in entries])
+
+
+def _known_plan(
+    optimizer: Optimizer, indices: tuple[Any, ...], weights: tuple[Any, ...], states: tuple[Any, ...]
+) -> Plan | None:
+    plans: list[Plan] = optimizer._plans
+    for position, plan in enumerate(plans):
+        if plan.matches(indices, weights, states):
+            if position:
+                plans.insert(0, plans.pop(position))
+            if plan.still_right(optimizer):
+                return plan
+            del plans[0]
+            return None
+    return None
+
+
+def _launch(plan: Plan, group: Group, commit: Action) -> None:
+    """Run all stages of a group, and where the last one has begun, do also what comes after it.
+
+    Note [Ctrl-C]
+
+    Python handles signals after calls, between bytecodes. A run is one call into compiled code, so Ctrl-C
+    comes before or after it. The kernels tell whether the first run that writes was reached; then the rest is
+    done as well, and a single call again copies back what is left and counts the updates.
+    """
+    for run in group.reading:
+        cpu.run(run.items, run.batches)
+    rest = map(operator.call, (*group.finish, commit))
+    begun = plan.tables.begun
+    begun[0] = not group.writing
+    try:
+        for run in group.writing[:1]:
+            cpu.run(run.items, run.batches)
+    finally:
+        if begun[0]:
+            try:
+                for run in group.writing[1:]:
+                    cpu.run(run.items, run.batches)
+            finally:
+                deque(rest, maxlen=0)
+
+
+def _frozen(optimizer: Optimizer, rates: Rates) -> frozenset[int]:
+    """Return the positions of tensors that a rule dividing by lr leaves alone: those with a rate of 0."""
+    if not optimizer.frozen_at_zero_rate or all(rate.lr != 0 for rate in rates.distinct):
+        return frozenset()
+    zero = {k for k, rate in enumerate(rates.distinct) if rate.lr == 0}
+    return frozenset(tensor for tensor, k in enumerate(rates.of) if k in zero)

@@ -1,0 +1,219 @@
+"""A plan: everything about one set of tensors that does not change from call to call."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import chain
+from operator import itemgetter
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from stepspec.arrays import Gradients, Snapshot
+from stepspec.checks import Entry
+from stepspec.inputs import Inputs
+from stepspec.rates import Multipliers
+from stepspec.states import Array, Layout, Variant
+from stepspec.tables import Run, Shape, Stage, Tables
+
+if TYPE_CHECKING:
+    from stepspec.optimizer import Optimizer
+
+Action = Callable[[], object]
+# an array of the caller, and the memory of the plan that stands for it
+Copy = tuple[Array, Array]
+
+# what an index may be without a closer look
+_INDEX_TYPES = {int, *(np.dtype(code).type for code in np.typecodes["AllInteger"])}
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Tensors that are launched together: their indices, runs, and what to do after the last run."""
+
+    indices: tuple[int, ...]
+    reading: list[Run]
+    writing: list[Run]
+    finish: tuple[Action, ...]
+
+
+class Order(NamedTuple):
+    """What a call asks for: stages, rows that become states, tensors left out, tensors per launch."""
+
+    stages: tuple[Stage, ...]
+    stores: Mapping[str, str]
+    frozen: frozenset[int]
+    together: int
+
+
+class Plan:
+    """Snapshot, tables and launches of the tensors of a call. Counts and gradients are not part of it.
+
+    Weights and states that are not C-contiguous are worked on in contiguous buffers of the plan.
+    """
+
+    def __init__(
+        self, entries: Sequence[Entry], states: Sequence[dict[str, Array]], versions: tuple[int, int]
+    ) -> None:
+        self.indices = tuple(entry.index for entry in entries)
+        self.labels = tuple(entry.label for entry in entries)
+        self._multipliers: Multipliers | None = None
+        self._versions = versions
+        self._dicts = tuple(states)
+        self._flags = [entry.flags for entry in entries]
+        self._kinds = _kinds(entries)
+        self._names = tuple(tuple(entry.state) for entry in entries)
+        self._number = sum(map(len, self._names))
+        self._get = itemgetter(*self._names[0]) if entries and self._names[0] else None
+        self._alike = len(set(self._names)) == 1
+        weights = [entry.weight for entry in entries]
+        written = [*weights, *(array for entry in entries for array in entry.state.values())]
+        self._snapshot = Snapshot(written)
+        self._gradients = Gradients(weights, written)
+        self._buffers: list[list[Copy]] = [[] for _ in entries]
+        shapes = [Shape.of(entry.weight, entry.variant) for entry in entries]
+        self.tables = Tables(shapes, {"grad": self._gradients.pointers, **self._addresses(entries)})
+        self.inputs = Inputs(self.tables.inputs, self.labels)
+        self.plain = not any(self._buffers)
+        rows, self._states = self._per_tensor(entries)
+        self._loads = [*chain.from_iterable(self._buffers), *rows]
+        self._order: Order | None = None
+        self._groups: tuple[Group, ...] = ()
+
+    # ------------------------------------------------------------------ recognising a call
+
+    def matches(self, indices: Sequence[Any], weights: Sequence[Any], states: Sequence[Any]) -> bool:
+        """Tell whether a call is about exactly these tensors, arrays, shapes, strides and dtypes."""
+        if len(indices) != len(self.indices) or not self._same_indices(indices):
+            return False
+        found = self._state_arrays(states)
+        return found is not None and self._snapshot.unchanged((*weights, *found))
+
+    def _same_indices(self, indices: Sequence[Any]) -> bool:
+        if all(map(operator.is_, indices, self.indices)):
+            return True
+        return tuple(indices) == self.indices and _INDEX_TYPES.issuperset(map(type, indices))
+
+    def _state_arrays(self, states: Sequence[Any]) -> Iterable[Any] | None:
+        """Return all state arrays of a call in the plan's order; None if the dicts are not as they were.
+
+        Each has the names it had, and together they have no more.
+        """
+        known = all(map(operator.is_, states, self._dicts)) or {dict}.issuperset(map(type, states))
+        if not known or sum(map(len, states)) != self._number:
+            return None
+        try:
+            if not self._alike:
+                return [s[name] for names, s in zip(self._names, states, strict=True) for name in names]
+            if self._get is None:
+                return ()
+            found = tuple(map(self._get, states))
+            return found if len(self._names[0]) == 1 else chain.from_iterable(found)
+        except KeyError:
+            return None
+
+    def still_right(self, optimizer: Optimizer) -> bool:
+        """Tell whether the optimizer would still treat the tensors as when the plan was made."""
+        versions = optimizer._versions
+        if optimizer.param_dict or versions[1] != self._versions[1]:
+            self._multipliers = None
+            if optimizer.flags and [optimizer._flags(index) for index in self.indices] != self._flags:
+                return False
+        if versions[0] != self._versions[0]:
+            for flags, ndim, variant, layout in self._kinds:
+                if optimizer._variant(flags, ndim) != variant or optimizer._layout(flags, ndim) != layout:
+                    return False
+        self._versions = versions
+        return True
+
+    def current_multipliers(self, optimizer: Optimizer) -> Multipliers:
+        """Return the tensors' multipliers; those of `param_dict` may have changed since the last call."""
+        if self._multipliers is None or optimizer.param_dict:
+            self._multipliers = optimizer._per_tensor.multipliers(self.indices)
+        return self._multipliers
+
+    def take_gradients(self, grads: tuple[Any, ...]) -> bool:
+        """Take gradients as they lie; False if the call needs all checks or copies."""
+        return self.plain and self._gradients.accept(grads)
+
+    def copy_gradients(self, grads: Sequence[Array]) -> tuple[Array, ...]:
+        """Take checked gradients, copied if not contiguous; the caller keeps the result alive."""
+        held = tuple(np.require(grad, requirements=("C", "A")) for grad in grads)
+        self._gradients.pointers[:] = [grad.ctypes.data for grad in held]
+        return held
+
+    # ------------------------------------------------------------------ launching it
+
+    def load(self) -> None:
+        """Copy arrays that are not contiguous into their buffers, and states per tensor into their rows."""
+        for array, memory in self._loads:
+            memory[...] = array
+
+    def groups(self, order: Order) -> tuple[Group, ...]:
+        """Return the launches of a call."""
+        if order != self._order:
+            count = len(self.indices)
+            starts = range(0, count, order.together)
+            parts = [range(start, min(start + order.together, count)) for start in starts]
+            self._groups = tuple(self._group(order, part) for part in parts)
+            self._order = order
+        return self._groups
+
+    def _group(self, order: Order, part: range) -> Group:
+        moving = [tensor for tensor in part if tensor not in order.frozen]
+        reading, writing = self.tables.runs(order.stages, moving)
+        copies = [
+            partial(operator.setitem, array, ..., buffer)
+            for tensor in moving
+            for array, buffer in self._buffers[tensor]
+        ]
+        stores = [
+            partial(operator.setitem, array, ..., self.tables.scalars[row][tensor : tensor + 1].reshape(()))
+            for tensor in moving
+            for name, row in order.stores.items()
+            if (array := self._states[tensor].get(name)) is not None
+        ]
+        return Group(self.indices[part.start : part.stop], reading, writing, (*copies, *stores))
+
+    # ------------------------------------------------------------------ making it
+
+    def _addresses(self, entries: Sequence[Entry]) -> dict[str, Array]:
+        names = {"weight": None} | {name: None for entry in entries for name in entry.state}
+        rows = {name: np.zeros(len(entries), np.int64) for name in names}
+        for i, entry in enumerate(entries):
+            for name, array in (("weight", entry.weight), *entry.state.items()):
+                if name == "weight" or entry.layout[name].per != "tensor":
+                    rows[name][i] = self._contiguous(array, i).ctypes.data
+        return rows
+
+    def _contiguous(self, array: Array, tensor: int) -> Array:
+        """Return the array itself or, where kernels cannot walk it, a buffer that stands for it."""
+        if array.flags.c_contiguous and array.flags.aligned:
+            return array
+        buffer = np.empty(array.shape, array.dtype.type)
+        self._buffers[tensor].append((array, buffer))
+        return buffer
+
+    def _per_tensor(self, entries: Sequence[Entry]) -> tuple[list[Copy], list[dict[str, Array]]]:
+        """Make a row of scalars of each state that is one number per tensor."""
+        loads: list[Copy] = []
+        states: list[dict[str, Array]] = []
+        for i, entry in enumerate(entries):
+            own = {name: array for name, array in entry.state.items() if entry.layout[name].per == "tensor"}
+            states.append(own)
+            for name, array in own.items():
+                row = self.tables.known_scalar(name)
+                loads.append((array, row[i : i + 1].reshape(())))
+        return loads, states
+
+
+def _kinds(entries: Sequence[Entry]) -> list[tuple[dict[str, bool], int, Variant, Layout]]:
+    """Return the distinct things the rule was specialised by, and what came of it."""
+    kinds = {}
+    for entry in entries:
+        ndim = max(entry.weight.ndim, 1)
+        kinds[tuple(entry.flags.items()), ndim] = entry.flags, ndim, entry.variant, entry.layout
+    return list(kinds.values())

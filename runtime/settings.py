@@ -1,0 +1,268 @@
+"""The arguments of every optimizer: rates, multipliers, names, counts, and changes that can be refused."""
+
+from __future__ import annotations
+
+import inspect
+import math
+import re
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any, ClassVar
+
+from stepspec import arguments
+from stepspec.checks import check_index
+from stepspec.exclusive import Exclusive
+from stepspec.hyperparameters import Hyperparameter, number
+from stepspec.rates import HostScalar, PerTensor
+from stepspec.states import Layout, TensorFlag, Variant
+
+Scheduler = Callable[[int], float]
+
+
+class _Complete(type):
+    """Tells an optimizer when its constructor has ended: from then on changes are checked together."""
+
+    @property
+    def __signature__(cls) -> inspect.Signature:
+        """The constructor's, which `inspect` and editors would otherwise not look for behind `__call__`."""
+        signature = inspect.signature(cls.__init__)  # type: ignore[misc]  # of this very class
+        return signature.replace(parameters=list(signature.parameters.values())[1:])
+
+    def __call__(cls, *args: Any, **kwargs: Any) -> Any:
+        optimizer = super().__call__(*args, **kwargs)
+        optimizer._complete()
+        return optimizer
+
+
+class Settings(metaclass=_Complete):
+    """What every optimizer is given, and how it may change; see `stepspec.Optimizer`."""
+
+    flags: ClassVar[Mapping[str, TensorFlag]] = {}
+    host: ClassVar[Mapping[str, HostScalar]] = {}
+    requirements: ClassVar[Mapping[str, Callable[[Any], bool]]] = {}
+    uses_wd: ClassVar[bool] = True
+    frozen_at_zero_rate: ClassVar[bool] = False
+    refuses_empty: ClassVar[bool] = False
+
+    wd = Hyperparameter("[0, inf)")
+    rescale_grad = Hyperparameter("(-inf, inf)")
+    clip_gradient = Hyperparameter("(0, inf)", default=math.inf)
+    _base_rate = Hyperparameter("[0, inf)", called="learning_rate")
+
+    def __init__(
+        self,
+        learning_rate: float | None = None,
+        *,
+        rescale_grad: float = 1.0,
+        param_idx2name: Mapping[int, str] | None = None,
+        wd: float = 0.0,
+        clip_gradient: float | None = None,
+        lr_scheduler: Scheduler | None = None,
+        begin_num_update: int = 0,
+        multi_precision: bool = False,
+        param_dict: Mapping[int, Any] | None = None,
+        aggregate_num: float | None = None,
+        use_fused_step: bool = True,
+        **unknown: Any,
+    ) -> None:
+        name = type(self).__name__
+        arguments.refuse_unknown(type(self), unknown)
+        self._is_complete = False
+        self._versions = 0, 0
+        self._prepare()
+        self._created: dict[tuple[tuple[tuple[str, bool], ...], int], dict[str, str]] = {}
+        self._counts: dict[int, int] = {}
+        self._begin = arguments.count(f"{name}: begin_num_update", begin_num_update)
+        self._per_tensor = PerTensor(name, arguments.names(name, param_idx2name))
+        self.param_dict = param_dict if param_dict is not None else {}
+        self.rescale_grad = rescale_grad
+        self.wd = wd
+        self.clip_gradient = clip_gradient
+        self._scheduler, self._base_rate = arguments.schedule(type(self), lr_scheduler, learning_rate)
+        self.multi_precision = arguments.switch(f"{name}: multi_precision", multi_precision)
+        self.use_fused_step = arguments.switch(f"{name}: use_fused_step", use_fused_step)
+        self.aggregate_num = aggregate_num
+
+    # ------------------------------------------------------------------ rates
+
+    @property
+    def learning_rate(self) -> float:
+        """The rate at the current number of updates, before multipliers."""
+        return self._rate_at(self.num_update)
+
+    @learning_rate.setter
+    def learning_rate(self, value: float) -> None:
+        self.set_learning_rate(value)
+
+    def set_learning_rate(self, lr: float) -> None:
+        """Set the learning rate; ValueError if a scheduler decides it."""
+        if self._scheduler is not None:
+            raise ValueError(
+                f"{type(self).__name__}: the lr_scheduler decides the learning rate; "
+                "set opt.lr_scheduler = None before setting it by hand"
+            )
+        self._base_rate = lr
+
+    @property
+    def lr_scheduler(self) -> Scheduler | None:
+        """The scheduler in use: with an overridden base rate it is a copy of the one that was given."""
+        return self._scheduler
+
+    @lr_scheduler.setter
+    def lr_scheduler(self, scheduler: Scheduler | None) -> None:
+        arguments.check_scheduler(type(self).__name__, scheduler)
+        self._scheduler = scheduler
+
+    @property
+    def num_update(self) -> int:
+        """The largest update count of any tensor so far, at least `begin_num_update`."""
+        return max(self._counts.values(), default=self._begin)
+
+    @property
+    def begin_num_update(self) -> int:
+        """The update count every tensor starts from."""
+        return self._begin
+
+    def update_count(self, index: int) -> int:
+        """Return how many updates a tensor has had, `begin_num_update` included."""
+        return self._counts.get(check_index(index), self._begin)
+
+    @property
+    def lr_mult(self) -> Mapping[int | str, float]:
+        """Factors of the learning rate by index or name."""
+        return MappingProxyType(self._per_tensor.lr_mult)
+
+    @property
+    def wd_mult(self) -> Mapping[int | str, float]:
+        """Factors of the weight decay by index or name."""
+        return MappingProxyType(self._per_tensor.wd_mult)
+
+    def set_lr_mult(self, args_lr_mult: Mapping[int | str, float]) -> None:
+        """Replace the factors of the learning rate: index or name to a number >= 0.
+
+        For each tensor its `param_dict` object decides, else the index, else the name, else it is 1.
+        """
+        self._per_tensor.lr_mult = arguments.multipliers(f"{type(self).__name__}: lr_mult", args_lr_mult)
+        self._new_version(tensors=True)
+
+    def set_wd_mult(self, args_wd_mult: Mapping[int | str, float]) -> None:
+        """Replace the factors of the weight decay; as `set_lr_mult`."""
+        self._per_tensor.wd_mult = arguments.multipliers(f"{type(self).__name__}: wd_mult", args_wd_mult)
+        self._new_version(tensors=True)
+
+    @property
+    def param_dict(self) -> Mapping[int, Any]:
+        """Objects by index whose `lr_mult`, `wd_mult` and flags come before all others; read at each call."""
+        return self._per_tensor.objects
+
+    @param_dict.setter
+    def param_dict(self, objects: Mapping[int, Any]) -> None:
+        arguments.check_mapping(f"{type(self).__name__}: param_dict", objects)
+        self._per_tensor.objects = objects
+        self._new_version(tensors=True)
+
+    @property
+    def param_idx2name(self) -> Mapping[int, str]:
+        """Names of tensors by index."""
+        return MappingProxyType(self._per_tensor.names)
+
+    @param_idx2name.setter
+    def param_idx2name(self, names: Mapping[int, str]) -> None:
+        self._per_tensor.names = arguments.names(type(self).__name__, names)
+        self._plans.clear()
+        self._new_version(tensors=True)
+
+    @property
+    def aggregate_num(self) -> float | None:
+        """Tensors per launch; None and inf: all."""
+        return self._aggregate_num
+
+    @aggregate_num.setter
+    def aggregate_num(self, value: float | None) -> None:
+        self._aggregate_num = arguments.aggregate(f"{type(self).__name__}: aggregate_num", value)
+
+    # ------------------------------------------------------------------ changes
+
+    def _change(self, name: str, value: float | bool) -> None:
+        """Set a hyperparameter; after construction only if requirements and existing states allow it."""
+        if not self._is_complete:
+            self.__dict__[name] = value
+            return
+        old = self.__dict__.get(name)
+        self.__dict__[name] = value
+        try:
+            self._check_requirements()
+            self._check_layouts(name)
+        except BaseException:
+            self.__dict__[name] = old
+            raise
+        self._new_version()
+
+    def _complete(self) -> None:
+        self._check_requirements()
+        self._is_complete = True
+
+    def _check_requirements(self) -> None:
+        for text, holds in self.requirements.items():
+            if not holds(self):
+                names = [n for n in re.findall(r"[A-Za-z_]\w*", text) if n in self.__dict__]
+                values = ", ".join(f"{n} = {self.__dict__[n]!r}" for n in names)
+                raise ValueError(f"{type(self).__name__} requires {text}, but {values}")
+
+    def _check_layouts(self, changed: str) -> None:
+        """Refuse a change that makes a state appear or vanish which tensors already lack or have."""
+        for (flags, ndim), before in self._created.items():
+            after = _extents(self._layout(dict(flags), ndim))
+            if after != before:
+                names = ", ".join(repr(name) for name in sorted(before.keys() ^ after.keys() or after))
+                change = f"{type(self).__name__}: {changed} cannot change to {self.__dict__[changed]!r}"
+                raise ValueError(
+                    f"{change}: there are states, and {names} would appear or vanish; "
+                    "make a new optimizer and create its states"
+                )
+
+    def _note_layout(self, flags: Mapping[str, bool], ndim: int, layout: Layout) -> None:
+        self._created[tuple(flags.items()), ndim] = _extents(layout)
+
+    def _new_version(self, *, tensors: bool = False) -> None:
+        """Tell plans that a number has changed, and whether something about single tensors has."""
+        numbers, names = self._versions
+        self._versions = numbers + 1, names + tensors
+
+    def _rate_at(self, num_update: int) -> float:
+        """Return the learning rate before multipliers; ValueError if the scheduler gives none."""
+        if self._scheduler is None:
+            return self._base_rate
+        label = f"{type(self).__name__}: the lr_scheduler's rate for update {num_update}"
+        rate = number(label, self._scheduler(num_update))
+        if not 0 <= rate < math.inf:
+            raise ValueError(f"{label} must be finite and >= 0, not {rate}")
+        return rate
+
+    # ------------------------------------------------------------------ what a rule says
+
+    def _layout(self, flags: Mapping[str, bool], ndim: int) -> Layout:
+        """Return the states that a tensor with these flags and dimensions keeps."""
+        return {}
+
+    def _variant(self, flags: Mapping[str, bool], ndim: int) -> Variant:
+        """Return the truth of the rule's static conditions."""
+        return ()
+
+    # ------------------------------------------------------------------ copies
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what pickling and copying take along: plans and locks are made anew."""
+        return {name: value for name, value in self.__dict__.items() if name not in ("_plans", "_exclusive")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._prepare()
+
+    def _prepare(self) -> None:
+        self._plans: list[Any] = []
+        self._exclusive = Exclusive()
+
+
+def _extents(layout: Layout) -> dict[str, str]:
+    return {name: state.per for name, state in layout.items()}

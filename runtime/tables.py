@@ -1,0 +1,263 @@
+"""Many tensors in one call: the tables that compiled kernels walk.
+
+Note [Batches and runs]
+
+A *batch* is a list of work items which one thread does in order; a *run* starts all its batches at once and
+ends when all are done. A tensor small enough to be one batch takes all its stages there, while it is in the
+cache. A big one is cut into chunks: those of a stage with reductions fill one run; finishing these and the
+scalar stages after it are one batch of the next. Tensors are aligned at the last run, and only stages
+after the last reduction write, so everything before them can be abandoned without a trace.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numba import int64, types
+
+from stepspec.compilation import compile_entry, source_stamp
+from stepspec.pointers import at
+from stepspec.states import Array, Variant
+
+# what one batch should hold: small enough to balance threads, big enough to outweigh taking it
+BATCH_ELEMENTS = 16384
+
+Kernel = Any
+Stage = Mapping[Variant, Kernel]
+Item = tuple[int, int, int, int, int]
+Batch = list[Item]
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """The arguments of one `cpu.run`: items, and the bounds of the batches among them."""
+
+    items: Array
+    batches: Array
+
+    @classmethod
+    def of(cls, batches: Sequence[Batch]) -> Run:
+        """Lay batches out as arrays."""
+        items = np.array([item for batch in batches for item in batch], np.int64).reshape(-1, 5)
+        return cls(items, np.cumsum([0, *map(len, batches)], dtype=np.int64))
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """Batches of one tensor that may run at the same time, and whether they write weights or states."""
+
+    batches: list[Batch]
+    writes: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """One tensor read as rows (the first axis) and columns (the product of the others)."""
+
+    rows: int
+    columns: int
+    dtype: np.dtype[Any]
+    variant: Variant
+
+    @classmethod
+    def of(cls, weight: Array, variant: Variant) -> Shape:
+        """Read a weight; 0-d is one row of one element, 1-D is rows of one element."""
+        shape = weight.shape or (1,)
+        return cls(shape[0], math.prod(shape[1:]), np.dtype(weight.dtype.type), variant)
+
+    @property
+    def size(self) -> int:
+        return self.rows * self.columns
+
+
+class Tables:
+    """Rows of addresses and of scalars with one entry per tensor, and one table of rows per kernel.
+
+    Parameters
+    ----------
+    shapes
+        The tensors.
+    arrays
+        Array parameter to the addresses of its arrays, one per tensor, 0 where a tensor has none.
+
+    """
+
+    def __init__(self, shapes: Sequence[Shape], arrays: Mapping[str, Array]) -> None:
+        self.shapes = shapes
+        self.rows = np.array([shape.rows for shape in shapes], np.int64)
+        self.columns = np.array([shape.columns for shape in shapes], np.int64)
+        self.addresses = dict(arrays)
+        # the first item that is run where something is written sets it
+        self.begun = np.zeros(1, np.int64)
+        self.scalars: dict[str, Array] = {}
+        self.inputs: dict[str, Array] = {}
+        self._results: set[str] = set()
+        self._scratch: dict[str, tuple[Array, Array]] = {}
+        self._tables: dict[Kernel, Array] = {}
+        self._finishes: dict[tuple[Kernel, str], Array] = {}
+
+    def runs(self, stages: Sequence[Stage], tensors: Sequence[int]) -> tuple[list[Run], list[Run]]:
+        """Return the runs of some tensors through all stages: those that only read, those that write."""
+        whole: list[tuple[int, Batch]] = []
+        parted: list[list[Batch]] = []
+        writing = 1
+        for tensor in tensors:
+            segments = list(self._segments(stages, tensor))
+            if all(len(segment.batches) == 1 for segment in segments):
+                batch = [item for segment in segments for item in segment.batches[0]]
+                whole.append((self.shapes[tensor].size, batch))
+                continue
+            parted += [[] for _ in range(len(segments) - len(parted))]
+            for back, segment in enumerate(reversed(segments)):
+                parted[back] += segment.batches
+                writing = max(writing, back + 1 if segment.writes else 1)
+        if whole:
+            parted = parted or [[]]
+            parted[0] += _gathered(whole)
+        reading = [batches for batches in reversed(parted[writing:]) if any(batches)]
+        written = [batches for batches in reversed(parted[:writing]) if any(batches)]
+        if written:
+            written[0][0].insert(0, (_mark_address(), self.begun.ctypes.data, 0, 0, 0))
+        return [Run.of(batches) for batches in reading], [Run.of(batches) for batches in written]
+
+    def _segments(self, stages: Sequence[Stage], tensor: int) -> Iterator[Segment]:
+        """Yield what one tensor has to do, with a barrier between the segments."""
+        serial: Batch = []
+        for stage in stages:
+            kernel = stage.get(self.shapes[tensor].variant)
+            if kernel is None:
+                continue
+            items = self._items(kernel, tensor)
+            if kernel.form == "scalars":
+                serial += items
+                continue
+            if serial:
+                yield Segment([serial], writes=False)
+            batches = list(_batches(kernel, items, self.shapes[tensor]))
+            yield Segment(batches, writes=not kernel.reductions)
+            serial = self._finish(kernel, tensor)
+        if serial:
+            yield Segment([serial], writes=False)
+
+    def _items(self, kernel: Kernel, tensor: int) -> Batch:
+        shape = self.shapes[tensor]
+        unit, total = kernel.chunks(shape.rows, shape.columns)
+        if kernel.form == "rows" and {slot.role for slot in kernel.slots}.isdisjoint(("element", "row")):
+            unit = total = 1  # nothing in it belongs to a row: once for the tensor, even if it has no rows
+        if total == 0:
+            return []
+        head = kernel.address(shape.dtype), self._table(kernel).ctypes.data, tensor
+        return [(*head, start, min(unit, total - start)) for start in range(0, total, unit)]
+
+    def _finish(self, kernel: Kernel, tensor: int) -> Batch:
+        dtype = self.shapes[tensor].dtype
+        self._table(kernel)
+        return [
+            (p.reduction.finish_address(dtype), self._finishes[kernel, p.name].ctypes.data, tensor, 0, 1)
+            for p in kernel.reductions
+        ]
+
+    def _table(self, kernel: Kernel) -> Array:
+        if kernel not in self._tables:
+            self._tables[kernel] = np.array([self._row(slot).ctypes.data for slot in kernel.slots], np.int64)
+            for parameter in kernel.reductions:
+                self._finishes[kernel, parameter.name] = self._finish_table(parameter)
+        return self._tables[kernel]
+
+    def _row(self, slot: Any) -> Array:
+        """Return the row of one parameter of a kernel."""
+        match slot.role:
+            case "scalar":
+                row = self._scalar(slot.name)
+                if slot.name not in self._results:
+                    self.inputs[slot.name] = row
+                return row
+            case "result":
+                return self._result(slot.name)
+            case "buffer":
+                return self._partials(slot)
+            case "columns":
+                return self.columns
+            case "element" | "row" | "column":
+                return self.addresses[slot.name]
+        raise AssertionError(f"a kernel's parameter has no role {slot.role!r}")
+
+    def known_scalar(self, name: str) -> Array:
+        """Return a row that the caller fills: a state with one number per tensor."""
+        return self._result(name)
+
+    def _scalar(self, name: str) -> Array:
+        return self.scalars.setdefault(name, np.zeros(len(self.shapes)))
+
+    def _result(self, name: str) -> Array:
+        self._results.add(name)
+        return self._scalar(name)
+
+    def _partials(self, parameter: Any) -> Array:
+        """Return the addresses of a reduction's scratch."""
+        if parameter.name not in self._scratch:
+            sizes = [parameter.reduction.partials(shape.rows, shape.columns) for shape in self.shapes]
+            self._scratch[parameter.name] = _carve(sizes, 8)
+        return self._scratch[parameter.name][0]
+
+    def _finish_table(self, parameter: Any) -> Array:
+        """Return the table of the entry that finishes one reduction: scratch, rows, columns, result."""
+        if parameter.reduction.per == "tensor":
+            result = self._result(parameter.name)
+        else:
+            result, memory = _carve([shape.columns for shape in self.shapes], 8)
+            self._scratch[f"{parameter.name} per column"] = result, memory
+            self.addresses[parameter.name] = result
+        rows = (self._partials(parameter), self.rows, self.columns, result)
+        return np.array([row.ctypes.data for row in rows], np.int64)
+
+
+def _mark(tables: int, tensor: int, start: int, count: int) -> None:
+    """Set the int64 at an address to 1."""
+    at(tables, int64)[0] = 1
+
+
+@functools.cache
+def _mark_address() -> int:
+    signature = types.void(int64, int64, int64, int64)
+    return compile_entry(_mark, signature, "tables.mark", source_stamp(_mark))
+
+
+def _carve(sizes: Sequence[int], width: int) -> tuple[Array, Array]:
+    """Return the addresses of pieces of one new block of memory, and the block."""
+    ends = np.cumsum(sizes, dtype=np.int64) * width
+    memory = np.empty(int(ends[-1]) if len(sizes) else 0, np.uint8).view(np.float64)
+    return memory.ctypes.data + np.concatenate([np.zeros(min(1, len(ends)), np.int64), ends[:-1]]), memory
+
+
+def _batches(kernel: Kernel, items: Batch, shape: Shape) -> Iterator[Batch]:
+    """Part a tensor's chunks into batches of about equal work; a tensor without items is one empty batch."""
+    width = shape.columns if kernel.form == "rows" else 1
+    batch: Batch = []
+    work = 0
+    for item in items:
+        if batch and work + item[4] * width > BATCH_ELEMENTS:
+            yield batch
+            batch, work = [], 0
+        batch.append(item)
+        work += item[4] * width
+    yield batch
+
+
+def _gathered(whole: Sequence[tuple[int, Batch]]) -> Iterator[Batch]:
+    """Join small tensors to batches worth taking."""
+    joined: Batch = []
+    work = 0
+    for size, batch in whole:
+        if joined and work + size > BATCH_ELEMENTS:
+            yield joined
+            joined, work = [], 0
+        joined += batch
+        work += size
+    if joined:
+        yield joined

@@ -1,0 +1,41 @@
+"""What several test modules share: the specs, and a way to build optimizers from specs of the tests."""
+
+import importlib
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import stepspec
+from stepspec.generator.generate import apply, compare
+
+TESTS = Path(__file__).parent
+SPECS = TESTS.parent / "specs"
+
+
+@pytest.fixture(params=sorted(path.stem for path in SPECS.glob("*.yaml")))
+def optimizer_class(request: pytest.FixtureRequest) -> type[stepspec.Optimizer]:
+    """Every optimizer that stands in specs/: a new one gets every test that takes this fixture."""
+    module = importlib.import_module(f"stepspec.generated.{request.param}")
+    found: type[stepspec.Optimizer] = next(
+        value
+        for value in vars(module).values()
+        if isinstance(value, type) and value.__module__ == module.__name__
+    )
+    return found
+
+
+@pytest.fixture(scope="session")
+def language_package(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """Build the package of tests/specs: rules that use what the language has and the five do not."""
+    folder = tmp_path_factory.mktemp("generated") / "language_specs"
+    apply(compare(TESTS / "specs", folder))
+    index = folder / "__init__.py"
+    index.write_text(index.read_text().replace("stepspec.generated.", "language_specs."))
+    sys.path.insert(0, str(folder.parent))
+    try:
+        yield importlib.import_module("language_specs")
+    finally:
+        sys.path.remove(str(folder.parent))

@@ -1,0 +1,319 @@
+"""Arrays of every kind give the bits of contiguous ones, and plans notice what changes between calls."""
+
+import tracemalloc
+import weakref
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+import stepspec
+from stepspec import arrays
+
+Array = NDArray[Any]
+SHAPE = (6, 5, 4)
+
+
+def strided(array: Array) -> Array:
+    big = np.zeros(tuple(2 * n for n in array.shape), array.dtype)
+    view = big[tuple(slice(None, None, 2) for _ in array.shape)]
+    view[...] = array
+    return view
+
+
+def backwards(array: Array) -> Array:
+    return np.flip(np.flip(array).copy())
+
+
+def unaligned(array: Array) -> Array:
+    memory = np.zeros(array.nbytes + 1, np.uint8)
+    view = memory[1:].view(array.dtype).reshape(array.shape)
+    view[...] = array
+    return view
+
+
+def column(array: Array) -> Array:
+    memory = np.zeros((array.size, 3), array.dtype)
+    memory[:, 1] = array.ravel()
+    view = memory[:, 1].reshape(array.shape)
+    assert np.may_share_memory(view, memory)
+    return view
+
+
+def transposed(array: Array) -> Array:
+    return array.transpose(2, 0, 1).copy().transpose(1, 2, 0)
+
+
+def with_metadata(array: Array) -> Array:
+    return array.astype(np.dtype(array.dtype, metadata={"unit": "m"}))
+
+
+KINDS: tuple[Callable[[Array], Array], ...] = (
+    np.asfortranarray,
+    strided,
+    backwards,
+    unaligned,
+    column,
+    transposed,
+    with_metadata,
+)
+
+
+def run(
+    optimizer: stepspec.Optimizer,
+    weight: Array,
+    grads: list[Array],
+    fused: bool,
+    kind: Callable[[Array], Array] = lambda array: array,
+    what: str = "all",
+) -> list[Array]:
+    """Step one tensor among plain ones, its arrays of a kind; return weight and states."""
+    chosen = {name: kind if what in (name, "all") else np.array for name in ("weight", "grad", "state")}
+    weight = chosen["weight"](weight.copy())
+    state = {n: chosen["state"](a) for n, a in optimizer.create_state(1, weight).items()}
+    other = np.ones(3, weight.dtype)
+    others = optimizer.create_state(0, other)
+    step = optimizer.fused_step if fused else optimizer.step
+    for grad in grads:
+        step([0, 1], [other, weight], [np.ones_like(other), chosen["grad"](grad.copy())], [others, state])
+    return [weight, *state.values(), other, *others.values()]
+
+
+def bits(array: Array) -> bytes:
+    """Return the bits, where every NaN is the same."""
+    return np.where(np.isnan(array), np.array(np.nan, array.dtype), array).tobytes()
+
+
+def assert_same_bits(one: list[Array], two: list[Array]) -> None:
+    for a, b in zip(one, two, strict=True):
+        assert a.shape == b.shape
+        assert bits(a) == bits(b)
+
+
+@pytest.mark.parametrize("fused", [False, True], ids=["step", "fused"])
+@pytest.mark.parametrize("what", ["weight", "grad", "state", "all"])
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
+def test_strides_and_orders(
+    optimizer_class: type[stepspec.Optimizer], kind: Callable[[Array], Array], what: str, fused: bool
+) -> None:
+    random = np.random.default_rng(1)
+    weight, *grads = (random.standard_normal(SHAPE).astype(np.float32) for _ in range(4))
+    plain = run(optimizer_class(), weight, grads, fused=False)
+    assert_same_bits(plain, run(optimizer_class(), weight, grads, fused, kind, what))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("shape", [(), (0,), (1,), (0, 4), (3, 0), (2, 1, 3)])
+def test_small_shapes(optimizer_class: type[stepspec.Optimizer], shape: tuple[int, ...], dtype: Any) -> None:
+    random = np.random.default_rng(2)
+    weight, *grads = (np.array(random.standard_normal(shape), dtype) for _ in range(4))
+    optimizer = optimizer_class()
+    assert_same_bits(run(optimizer_class(), weight, grads, False), run(optimizer, weight, grads, True))
+    assert optimizer.num_update == 3
+
+
+@pytest.mark.parametrize("fused", [False, True], ids=["step", "fused"])
+def test_interleaved_columns_read_only_and_shared_gradients(
+    optimizer_class: type[stepspec.Optimizer], fused: bool
+) -> None:
+    random = np.random.default_rng(5)
+    values, grad = random.standard_normal((50, 2)), random.standard_normal(50)
+    grad.flags.writeable = False
+    results = []
+    for weights in ([values.copy()[:, 0], values.copy()[:, 1]], list(values.copy().T)):
+        optimizer = optimizer_class()
+        states = [optimizer.create_state(i, w) for i, w in enumerate(weights)]
+        for _ in range(2):
+            (optimizer.fused_step if fused else optimizer.step)([0, 1], weights, [grad, grad], states)
+        results.append([*weights, *(array for state in states for array in state.values())])
+    assert_same_bits(*results)
+
+
+@pytest.mark.parametrize("fused", [False, True], ids=["step", "fused"])
+def test_broadcast_gradient(fused: bool) -> None:
+    weights = [np.ones((4, 3)), np.ones((4, 3))]
+    for weight, grad in zip(weights, (np.broadcast_to(0.5, (4, 3)), np.full((4, 3), 0.5)), strict=True):
+        optimizer = stepspec.create("sgd")
+        (optimizer.fused_step if fused else optimizer.step)([0], [weight], [grad], [{}])
+    assert_same_bits([weights[0]], [weights[1]])
+
+
+@pytest.mark.parametrize("fused", [False, True], ids=["step", "fused"])
+def test_memory_mapped_weight(tmp_path: Path, fused: bool) -> None:
+    mapped = np.memmap(tmp_path / "weight", np.float32, "w+", shape=(300,))
+    mapped[:] = plain = np.linspace(0, 1, 300, dtype=np.float32)
+    results: list[list[Array]] = []
+    for weight in (mapped, plain):
+        optimizer = stepspec.create("sgd", momentum=0.9)
+        state = optimizer.create_state(0, weight)
+        for _ in range(3):
+            (optimizer.fused_step if fused else optimizer.step)([0], [weight], [np.ones_like(plain)], [state])
+        results.append([np.asarray(weight), state["mom"]])
+    assert_same_bits(*results)
+    mapped.flush()
+    np.testing.assert_array_equal(np.fromfile(tmp_path / "weight", np.float32), plain)
+
+
+# ------------------------------------------------------------------ plans
+
+
+class Training:
+    """Two optimizers in step: one on its plans, one by the reference."""
+
+    def __init__(self, count: int = 3, size: int = 8) -> None:
+        self.fused, self.plain = (stepspec.create("nag", learning_rate=0.5) for _ in range(2))
+        self.indices = list(range(count))
+        self.weights = [np.linspace(i, i + 1, size, dtype=np.float32) for i in self.indices]
+        self.states = [self.fused.create_state(i, w) for i, w in enumerate(self.weights)]
+        self.twins = [w.copy() for w in self.weights]
+        self.twin_states = [{n: a.copy() for n, a in s.items()} for s in self.states]
+
+    def step(self, seed: int = 0) -> None:
+        random = np.random.default_rng(seed)
+        grads = [random.standard_normal(w.shape).astype(w.dtype) for w in self.weights]
+        self.fused.fused_step(self.indices, self.weights, grads, self.states)
+        self.plain.step(self.indices, self.twins, grads, self.twin_states)
+        states = [array for state in self.states for array in state.values()]
+        twins = [array for state in self.twin_states for array in state.values()]
+        assert_same_bits([*self.weights, *states], [*self.twins, *twins])
+
+    @property
+    def plans(self) -> int:
+        return len(self.fused._plans)
+
+
+def test_a_plan_is_reused_with_new_gradients() -> None:
+    training = Training()
+    for seed in range(4):
+        training.step(seed)
+    assert training.plans == 1
+
+
+def test_a_replaced_array_is_noticed() -> None:
+    training = Training()
+    training.step()
+    training.weights[1] = training.weights[1].copy()
+    training.step()
+    training.states[2]["mom"] = training.states[2]["mom"].copy()
+    training.step()
+    assert training.plans == 3
+
+
+def test_states_in_another_dict_are_the_same() -> None:
+    training = Training()
+    training.step()
+    training.states = [dict(state) for state in training.states]
+    training.step()
+    assert training.plans == 1
+
+
+def test_an_array_resized_in_place_is_noticed() -> None:
+    training = Training()
+    training.step()
+    for arrays_ in (training.weights, training.twins):
+        arrays_[0].resize(300_000, refcheck=False)
+    for states in (training.states, training.twin_states):
+        states[0]["mom"].resize(300_000, refcheck=False)
+    training.step()
+
+
+def test_a_reshaped_or_frozen_array_is_noticed() -> None:
+    training = Training()
+    training.step()
+    for group in (training.weights, training.twins):
+        group[0].shape = (2, 4)
+    for states in (training.states, training.twin_states):
+        states[0]["mom"].shape = (2, 4)
+    training.step()
+    training.weights[0].flags.writeable = False
+    with pytest.raises(ValueError, match="tensor 0 is read-only"):
+        training.step()
+
+
+def test_few_plans_are_kept_and_the_oldest_goes() -> None:
+    training = Training(count=9)
+    one = stepspec.create("sgd")
+    for number in (*training.indices, *training.indices[:3]):
+        one.fused_step([number], [training.weights[number]], [np.ones(8, np.float32)], [{}])
+    assert len(one._plans) == 4
+    assert [plan.indices for plan in one._plans] == [(2,), (1,), (0,), (8,)]
+
+
+def test_other_orders_and_subsets_are_other_plans() -> None:
+    training = Training()
+    training.step()
+    for group in (training.indices, training.weights, training.states, training.twins, training.twin_states):
+        group.reverse()  # type: ignore[attr-defined]
+    training.step()
+    assert training.plans == 2
+
+
+def test_plans_keep_no_gradients() -> None:
+    training = Training()
+    for kind in (np.array, strided):
+        grads = [kind(np.ones_like(w)) for w in training.weights]
+        kept = [weakref.ref(grad) for grad in grads]
+        training.fused.fused_step(training.indices, training.weights, grads, training.states)
+        grads.clear()
+        assert [reference() for reference in kept] == [None] * 3
+
+
+@pytest.mark.parametrize("bulk", [True, False], ids=["bulk", "python"])
+def test_slow_reading_does_the_same(bulk: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert arrays.BULK
+    monkeypatch.setattr(arrays, "BULK", bulk)
+    training = Training()
+    for seed in range(2):
+        training.step(seed)
+    assert training.plans == 1
+    training.weights[0] = training.weights[0].copy()
+    training.step()
+    grads = [training.twins[0], training.weights[1], training.twins[2]]
+    with pytest.raises(ValueError, match="gradient of tensor 1 are the same array"):
+        training.fused.fused_step(training.indices, training.weights, grads, training.states)
+
+
+def test_readers_agree_on_what_to_look_at_closely() -> None:
+    weights = [np.zeros((4, 3), np.float32), np.zeros(5)]
+    gradients = arrays.Gradients(weights, weights)
+    good = (np.ones((4, 3), np.float32), np.ones(5))
+    memory = np.zeros(15, np.uint8)
+    odd: tuple[Any, ...] = (
+        None,
+        [1.0],
+        np.float32(1),
+        np.ones((3, 4), np.float32),
+        np.ones((4, 3)),
+        np.ones((4, 3), ">f4"),
+        np.ones((4, 3), np.float32, order="F"),
+        np.ma.masked_array(np.ones((4, 3), np.float32)),
+        weights[0],
+        memory,
+    )
+    for read in (gradients._read, gradients._ask):
+        assert read(good)
+        assert gradients.pointers.tolist() == [g.ctypes.data for g in good]
+        for grad in odd:
+            assert not read((grad, good[1]))
+        assert not read((good[0], weights[1]))
+
+
+@pytest.mark.parametrize("name", ["sgd", "nag", "lars", "ftml", "groupadagrad"])
+def test_no_temporary_of_model_size(name: str) -> None:
+    optimizer = stepspec.create(name)
+    weight, grad = np.ones((1000, 1000), np.float32), np.ones((1000, 1000), np.float32)
+    state = optimizer.create_state(0, weight)
+    optimizer.fused_step([0], [weight], [grad], [state])
+    optimizer._plans.clear()
+    tracemalloc.start()
+    try:
+        before, _ = tracemalloc.get_traced_memory()
+        for _ in range(2):  # the first makes a plan
+            optimizer.fused_step([0], [weight], [grad], [state])
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak - before < weight.nbytes / 8

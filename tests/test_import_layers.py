@@ -1,0 +1,213 @@
+"""Hold the arrows between modules: each package is a stack, and a module imports only from below itself."""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Container, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+FOLDERS = {
+    "runtime": "stepspec",
+    "generator": "stepspec.generator",
+    "generated": "stepspec.generated",
+    "specs": "stepspec.specs",
+}
+
+# From the bottom up; modules of one line do not import each other. A new module has to be placed here.
+GENERATOR = (
+    "errors",
+    "language text",
+    "document ir",
+    "spec",
+    "parse",
+    "passes",
+    "lazy stages",
+    "analysis printer",
+    "classes kernels",
+    "emit show",
+    "generate",
+    "cli",
+)
+RUNTIME = (
+    "compilation exclusive hyperparameters lr_scheduler states transcendental",
+    "overlaps pointers rates reference",
+    "arguments canonical checks inputs tables",
+    "arithmetic arrays reductions settings tensors threads",
+    "entries",
+    "cpu",
+    "plan",
+    "call",
+    "optimizer",
+    "registry",
+    "__init__",
+)
+# Only these may load Numba when they are imported. What `import stepspec` loads imports them late, so that it
+# costs no more than NumPy.
+NUMBA_AT_THE_TOP = {
+    "arithmetic",
+    "arrays",
+    "canonical",
+    "compilation",
+    "cpu",
+    "entries",
+    "pointers",
+    "reductions",
+    "tables",
+    "threads",
+}
+LAYERS = {"stepspec": RUNTIME, "stepspec.generator": GENERATOR}
+GENERATED_MAY_IMPORT = {"numpy", "typing", "collections", "collections.abc"}
+
+
+@dataclass(frozen=True)
+class Import:
+    """One imported module, by its full name, and whether it is imported inside a function."""
+
+    target: str
+    lazy: bool
+
+
+def sources() -> dict[str, Path]:
+    """Return the file of every module of the distribution, by the name it is imported as."""
+    return {
+        package if path.stem == "__init__" else f"{package}.{path.stem}": path
+        for folder, package in FOLDERS.items()
+        for path in sorted((ROOT / folder).glob("*.py"))
+    }
+
+
+SOURCES = sources()
+
+
+def imports(text: str, module: str, is_package: bool, known: Container[str] = SOURCES) -> list[Import]:
+    """Return what a module's text imports, relative imports resolved, submodules told from attributes."""
+    found: list[Import] = []
+
+    def visit(node: ast.AST, lazy: bool) -> None:
+        match node:
+            case ast.Import(names):
+                found.extend(Import(alias.name, lazy) for alias in names)
+            case ast.ImportFrom(origin, names, level):
+                package = module.split(".")[: None if is_package else -1]
+                start = package[: len(package) - level + 1] if level else []
+                base = ".".join([*start, *filter(None, [origin])])
+                for alias in names:
+                    name = f"{base}.{alias.name}"
+                    found.append(Import(name if name in known else base, lazy))
+            case ast.FunctionDef() | ast.AsyncFunctionDef() | ast.Lambda():
+                lazy = True
+            case ast.If(ast.Name("TYPE_CHECKING")):
+                return  # names in annotations, which make no module depend on another when it runs
+        for child in ast.iter_child_nodes(node):
+            visit(child, lazy)
+
+    visit(ast.parse(text), lazy=False)
+    return found
+
+
+def modules(package: str) -> Iterator[tuple[str, list[Import]]]:
+    """Yield every module of a package by its short name, with its imports."""
+    for module, path in SOURCES.items():
+        name = module.removeprefix(package).lstrip(".") or "__init__"
+        if path.parent == SOURCES[package].parent:
+            text = path.read_text(encoding="utf-8")
+            yield name, imports(text, module, path.stem == "__init__")
+
+
+def against_the_arrows(package: str, module: str, imported: list[Import]) -> list[str]:
+    """Return the modules of its own package that a module imports, though they do not stand below it."""
+    height = {name: level for level, line in enumerate(LAYERS[package]) for name in line.split()}
+    wrong = []
+    for entry in imported:
+        name = entry.target.removeprefix(package).lstrip(".") or "__init__"
+        own = entry.target == package or entry.target.startswith(package + ".")
+        if own and name in height and height[name] >= height[module]:
+            wrong.append(name)
+    return wrong
+
+
+def inside(target: str, package: str) -> bool:
+    return target == package or target.startswith(package + ".")
+
+
+@pytest.mark.parametrize("package", LAYERS)
+def test_every_module_has_its_place(package: str) -> None:
+    placed = " ".join(LAYERS[package]).split()
+    assert sorted({*placed, "__init__"}) == sorted(name for name, _ in modules(package))
+    assert len(placed) == len(set(placed))
+
+
+@pytest.mark.parametrize("package", LAYERS)
+def test_modules_import_from_below(package: str) -> None:
+    for name, imported in modules(package):
+        if name == "__init__" and package == "stepspec.generator":
+            assert not [entry.target for entry in imported if inside(entry.target, "stepspec")]
+        else:
+            assert against_the_arrows(package, name, imported) == [], f"{package}.{name}"
+
+
+def test_generator_knows_nothing_of_the_runtime() -> None:
+    for name, imported in modules("stepspec.generator"):
+        targets = [entry.target for entry in imported if inside(entry.target, "stepspec")]
+        known = ("stepspec.generator", "stepspec.specs")
+        assert all(any(inside(target, package) for package in known) for target in targets), name
+
+
+def test_runtime_knows_nothing_of_the_generator() -> None:
+    for name, imported in modules("stepspec"):
+        assert not [entry.target for entry in imported if inside(entry.target, "stepspec.generator")], name
+
+
+def test_generated_code_imports_only_the_runtime_and_numpy() -> None:
+    allowed = GENERATED_MAY_IMPORT | {f"stepspec.{name}" for name in " ".join(RUNTIME).split()}
+    for name, imported in modules("stepspec.generated"):
+        targets = {entry.target for entry in imported}
+        index = {target for target in targets if name == "__init__" and inside(target, "stepspec.generated")}
+        assert targets - index <= allowed, name
+
+
+def test_specs_hold_no_code() -> None:
+    assert [name for name, imported in modules("stepspec.specs") if imported or name != "__init__"] == []
+
+
+def test_numba_is_imported_late() -> None:
+    for package in FOLDERS.values():
+        for name, imported in modules(package):
+            early = [entry for entry in imported if inside(entry.target, "numba") and not entry.lazy]
+            assert not early or (package == "stepspec" and name in NUMBA_AT_THE_TOP), f"{package}.{name}"
+
+
+def test_importing_stepspec_loads_neither_numba_nor_the_generator() -> None:
+    script = (
+        "import sys, stepspec; stepspec.SGD; "
+        "print([m for m in sys.modules if m in ('numba', 'jinja2', 'yaml', 'stepspec.generator')])"
+    )
+    printed = subprocess.check_output([sys.executable, "-c", script], text=True, timeout=60)
+    assert printed.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("import stepspec.plan", [Import("stepspec.plan", False)]),
+        ("import numba.core as core", [Import("numba.core", False)]),
+        ("from stepspec import plan, create", [Import("stepspec.plan", False), Import("stepspec", False)]),
+        ("from . import plan", [Import("stepspec.plan", False)]),
+        ("from .plan import Plan", [Import("stepspec.plan", False)]),
+        ("def f():\n    import numba", [Import("numba", True)]),
+        ("class A:\n    from numba import njit", [Import("numba", False)]),
+        ("if True:\n    import numba", [Import("numba", False)]),
+        ("if TYPE_CHECKING:\n    import numba", []),
+    ],
+)
+def test_reading_imports(text: str, expected: list[Import]) -> None:
+    assert imports(text, "stepspec.cpu", is_package=False, known={"stepspec.plan"}) == expected
+
+
+def test_a_wrong_arrow_is_found() -> None:
+    upward = [Import("stepspec.optimizer", True), Import("stepspec.compilation", False)]
+    assert against_the_arrows("stepspec", "plan", upward) == ["optimizer"]

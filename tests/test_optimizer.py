@@ -1,0 +1,519 @@
+"""Arguments, rates, counts and the registry; and what holds when a step is interrupted."""
+
+import copy
+import itertools
+import math
+import pickle
+import signal
+import sys
+import threading
+import types
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+import stepspec
+from stepspec import call as call_module
+from stepspec.hyperparameters import Flag, Hyperparameter, Range
+from stepspec.lr_scheduler import CosineScheduler, FactorScheduler
+
+Array = NDArray[Any]
+PATHS = pytest.mark.parametrize("fused", [False, True], ids=["step", "fused"])
+
+
+class Ones:
+    """Tensors of ones with gradients of ones: plain SGD moves each by its rate."""
+
+    def __init__(
+        self, optimizer: stepspec.Optimizer, count: int = 3, fused: bool = True, size: int = 2
+    ) -> None:
+        self.optimizer = optimizer
+        self.indices = list(range(count))
+        self.weights = [np.zeros(size) for _ in self.indices]
+        self.states = [optimizer.create_state(i, w) for i, w in enumerate(self.weights)]
+        self.run = optimizer.fused_step if fused else optimizer.step
+
+    def step(self, *indices: int) -> list[float]:
+        """Return how far each tensor went."""
+        chosen = list(indices) or self.indices
+        before = [w[0] for w in self.weights]
+        grads = [np.ones_like(self.weights[i]) for i in chosen]
+        self.run(chosen, [self.weights[i] for i in chosen], grads, [self.states[i] for i in chosen])
+        return [float(b - w[0]) for b, w in zip(before, self.weights, strict=True)]
+
+
+# ------------------------------------------------------------------ hyperparameters
+
+
+@pytest.mark.parametrize("value", [0.5, np.float32(0.5), np.float64(0.5), np.longdouble(0.5)])
+def test_numbers_become_floats(value: Any) -> None:
+    optimizer = stepspec.create("sgd", momentum=value)
+    assert type(optimizer.momentum) is float
+    assert optimizer.momentum == 0.5
+
+
+@pytest.mark.parametrize("value", [True, np.True_, "0.5", None, 1j, [0.5], np.array(0.5)])
+def test_what_is_no_number_is_a_type_error(value: Any) -> None:
+    with pytest.raises(TypeError, match="SGD: momentum must be a number"):
+        stepspec.create("sgd", momentum=value)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"momentum": 1}, r"NAG: momentum = 1 is outside of its range \[0, 1\)"),
+        ({"momentum": -0.5}, "momentum = -0.5"),
+        ({"momentum": math.nan}, "momentum must not be NaN"),
+        ({"learning_rate": -1}, "learning_rate = -1"),
+        ({"learning_rate": math.inf}, "learning_rate = inf"),
+        ({"learning_rate": 10**400}, "learning_rate is too large"),
+        ({"wd": -0.1}, "wd = -0.1"),
+        ({"wd": math.inf}, "wd = inf"),
+        ({"rescale_grad": math.inf}, "rescale_grad = inf"),
+        ({"clip_gradient": 0}, r"clip_gradient = 0 is outside of its range \(0, inf\) or None"),
+        ({"clip_gradient": -1.0}, "clip_gradient = -1.0"),
+        ({"clip_gradient": math.inf}, "clip_gradient = inf"),
+        ({"begin_num_update": -1}, "begin_num_update must not be negative"),
+        ({"aggregate_num": 0}, "aggregate_num must be at least 1"),
+        ({"aggregate_num": -math.inf}, "aggregate_num"),
+    ],
+)
+def test_values_out_of_range(options: dict[str, Any], message: str) -> None:
+    expected = TypeError if "aggregate_num" in options and options["aggregate_num"] != 0 else ValueError
+    with pytest.raises(expected, match=message):
+        stepspec.create("nag", **options)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"momentun": 0.9}, "SGD has no argument 'momentun'; did you mean 'momentum'"),
+        ({"learning_rat": 0.9}, "did you mean 'learning_rate'"),
+        ({"clip_gradients": 1}, "did you mean 'clip_gradient'"),
+        ({"xyzzy": 1}, "SGD has no argument 'xyzzy'$"),
+        ({"param_idx2name": ["a"]}, "param_idx2name must be a dict"),
+        ({"param_idx2name": {0: 1}}, r"param_idx2name\[0\] must be a str"),
+        ({"param_idx2name": {"a": "b"}}, "an index must be an int"),
+        ({"param_dict": [1]}, "param_dict must be a dict"),
+        ({"aggregate_num": 2.5}, "aggregate_num must be None, inf or an int"),
+        ({"begin_num_update": 1.0}, "begin_num_update must be an int"),
+        ({"use_fused_step": 1}, "use_fused_step must be True or False"),
+        ({"multi_precision": "yes"}, "multi_precision must be True or False"),
+        ({"lr_scheduler": 0.1}, "lr_scheduler must be callable"),
+    ],
+)
+def test_wrong_arguments(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(TypeError, match=message):
+        stepspec.create("sgd", **options)
+
+
+def test_clip_gradient_none_is_infinite() -> None:
+    optimizer = stepspec.create("sgd", clip_gradient=2)
+    assert optimizer.clip_gradient == 2.0
+    optimizer.clip_gradient = None
+    assert optimizer.clip_gradient == math.inf
+
+
+def test_a_refused_change_changes_nothing() -> None:
+    optimizer = stepspec.create("nag")
+    for name, value in (("momentum", 1.5), ("wd", -1.0), ("clip_gradient", 0.0), ("rescale_grad", math.nan)):
+        before = getattr(optimizer, name)
+        with pytest.raises(ValueError, match=name):
+            setattr(optimizer, name, value)
+        assert getattr(optimizer, name) == before
+
+
+def test_a_state_cannot_appear_or_vanish() -> None:
+    optimizer = stepspec.create("sgd")
+    optimizer.momentum = 0.9
+    optimizer.momentum = 0.0
+    optimizer.create_state(0, np.zeros(3))
+    with pytest.raises(ValueError, match=r"momentum cannot change to 0.9: there are states, and 'mom' would"):
+        optimizer.momentum = 0.9
+    assert optimizer.momentum == 0.0
+    with_momentum = Ones(stepspec.create("sgd", momentum=0.5))
+    with_momentum.step()
+    with_momentum.optimizer.momentum = 0.25
+    with pytest.raises(ValueError, match="'mom'"):
+        with_momentum.optimizer.momentum = 0
+
+
+def test_own_hyperparameters_flags_and_requirements() -> None:
+    class Bounded(stepspec.Optimizer):
+        low = Hyperparameter("[-inf, inf)")
+        high = Hyperparameter("(0, inf]")
+        fast = Flag()
+        requirements = {"low <= high": lambda self: self.low <= self.high}  # noqa: RUF012  # as generated
+
+        def __init__(self, low: Any = None, high: Any = None, fast: Any = False) -> None:
+            super().__init__(0.1)
+            self.low, self.high, self.fast = low, high, fast
+
+    optimizer = Bounded()
+    assert (optimizer.low, optimizer.high, optimizer.fast) == (-math.inf, math.inf, False)
+    with pytest.raises(ValueError, match=r"Bounded requires low <= high, but low = 3.0, high = 2.0"):
+        Bounded(low=3, high=2)
+    optimizer.high = 5
+    with pytest.raises(ValueError, match="low <= high"):
+        optimizer.low = 6
+    assert optimizer.low == -math.inf
+    with pytest.raises(TypeError, match=r"fast must be True or False, not 1"):
+        optimizer.fast = 1
+    with pytest.raises(ValueError, match=r"low = inf is outside of its range \[-inf, inf\) or None"):
+        optimizer.low = math.inf
+
+
+@pytest.mark.parametrize("text", ["", "0, 1", "[0, 1", "[0; 1)", "[a, 1)"])
+def test_ranges_that_cannot_be_read(text: str) -> None:
+    with pytest.raises(ValueError, match=r"range|float"):
+        Range.parse(text)
+
+
+# ------------------------------------------------------------------ rates and counts
+
+
+@PATHS
+def test_multipliers(fused: bool) -> None:
+    names = {0: "a", 1: "b", 2: "c"}
+    ones = Ones(stepspec.create("sgd", learning_rate=1.0, param_idx2name=names), fused=fused)
+    ones.optimizer.set_lr_mult({"a": 0.5, 1: 2.0, "b": 9.0, "unknown": 7})
+    assert ones.step() == [0.5, 2.0, 1.0]
+    ones.optimizer.set_lr_mult({2: np.float32(0.25)})
+    assert ones.step() == [1.0, 1.0, 0.25]
+    parameter = types.SimpleNamespace(lr_mult=4.0)
+    ones.optimizer.param_dict = {2: parameter}
+    assert ones.step() == [1.0, 1.0, 4.0]
+    parameter.lr_mult = 0.0
+    assert ones.step() == [1.0, 1.0, 0.0]
+    ones.optimizer.set_learning_rate(2.0)
+    assert ones.step() == [2.0, 2.0, 0.0]
+
+
+@PATHS
+def test_weight_decay_multipliers(fused: bool) -> None:
+    ones = Ones(stepspec.create("sgd", learning_rate=1.0, wd=0.5, rescale_grad=0.0), fused=fused)
+    for weight in ones.weights:
+        weight[:] = 8.0
+    ones.optimizer.set_wd_mult({0: 0, 1: 0.5})
+    assert ones.step() == [0.0, 2.0, 4.0]
+
+
+def test_a_scalar_that_only_changes_its_sign() -> None:
+    weights, grads = [np.zeros(2)], [np.ones(2)]
+    optimizer = stepspec.create("sgd", rescale_grad=0.0)
+    optimizer.fused_step([0], weights, grads, [{}])
+    optimizer.rescale_grad = -0.0
+    weights[0][:] = -0.0
+    optimizer.fused_step([0], weights, grads, [{}])
+    twin = [np.full(2, -0.0)]
+    optimizer.step([0], twin, grads, [{}])
+    assert weights[0].tobytes() == twin[0].tobytes() == np.zeros(2).tobytes()
+
+
+@pytest.mark.parametrize("value", [-1.0, math.nan, math.inf])
+def test_bad_multipliers(value: float) -> None:
+    optimizer = stepspec.create("sgd")
+    with pytest.raises(ValueError, match=r"SGD: lr_mult\['a'\]"):
+        optimizer.set_lr_mult({"a": value})
+    with pytest.raises(TypeError, match="wd_mult must be a dict"):
+        optimizer.set_wd_mult([1.0])  # type: ignore[arg-type]
+    assert dict(optimizer.lr_mult) == dict(optimizer.wd_mult) == {}
+
+
+@PATHS
+def test_flags_by_name_and_by_object(fused: bool) -> None:
+    names = {0: "gamma_weight", 1: "mygamma", 2: "fc_bias"}
+    ones = Ones(stepspec.create("lars", learning_rate=1.0, eta=0.5, param_idx2name=names), fused=fused)
+    for weight in ones.weights:
+        weight[:] = 4.0
+    exempt, scaled = 1.0, pytest.approx(2.0)
+    assert ones.step() == [scaled, exempt, exempt]
+    for weight in ones.weights:
+        weight[:] = 4.0
+    ones.optimizer.param_dict = {0: types.SimpleNamespace(adapt=False), 2: types.SimpleNamespace(adapt=True)}
+    assert ones.step() == [exempt, exempt, scaled]
+
+
+@PATHS
+def test_all_counts_of_a_call_rise_before_the_rate_is_read(fused: bool) -> None:
+    optimizer = stepspec.create("sgd", learning_rate=None, lr_scheduler=float, begin_num_update=10)
+    ones = Ones(optimizer, fused=fused)
+    assert optimizer.num_update == 10
+    assert ones.step(0) == [11.0, 0.0, 0.0]
+    assert ones.step(0, 1) == [12.0, 12.0, 0.0]
+    assert ones.step(2) == [0.0, 0.0, 12.0]
+    assert [optimizer.update_count(i) for i in (0, 1, 2, 7)] == [12, 11, 11, 10]
+    assert ones.step() == [13.0, 13.0, 13.0]
+    assert optimizer.learning_rate == 13.0
+
+
+@PATHS
+def test_counts_that_differ_reach_the_rule(fused: bool) -> None:
+    together, apart = (Ones(stepspec.create("ftml"), fused=fused) for _ in range(2))
+    for chosen in ((0,), (0, 1), (0, 1, 2)):
+        together.step(*chosen)
+        for index in chosen:
+            apart.step(index)
+    assert [w.tobytes() for w in together.weights] == [w.tobytes() for w in apart.weights]
+
+
+@PATHS
+def test_a_rate_of_zero_freezes_what_divides_by_it(fused: bool) -> None:
+    ones = Ones(stepspec.create("ftml"), fused=fused)
+    ones.step()
+    ones.optimizer.set_lr_mult({1: 0.0})
+    before = {name: array.copy() for name, array in ones.states[1].items()}
+    moved = ones.step()
+    assert moved[1] == 0.0
+    assert moved[0] != 0.0
+    assert all(np.array_equal(array, before[name]) for name, array in ones.states[1].items())
+    assert ones.optimizer.update_count(1) == 2
+    ones.optimizer.set_learning_rate(0.0)
+    assert ones.step() == [0.0, 0.0, 0.0]
+    assert ones.optimizer.num_update == 3
+
+
+@pytest.mark.parametrize("together", [None, math.inf, 1, 2, np.int64(3), 100])
+def test_aggregation_changes_nothing(optimizer_class: type[stepspec.Optimizer], together: Any) -> None:
+    random = np.random.default_rng(0)
+    start = [random.standard_normal(shape) for shape in ((30, 700), (5,), (3, 3), (200, 200), ())]
+    results = []
+    for number in (None, together):
+        optimizer = optimizer_class(aggregate_num=number)  # type: ignore[call-arg]
+        weights = [w.copy() for w in start]
+        states = [optimizer.create_state(i, w) for i, w in enumerate(weights)]
+        for _ in range(2):
+            optimizer.update(list(range(5)), weights, [np.asarray(np.sin(w)) for w in start], states)
+        results.append([a.tobytes() for a in (*weights, *(a for s in states for a in s.values()))])
+        assert optimizer.num_update == 2
+    assert results[0] == results[1]
+
+
+# ------------------------------------------------------------------ schedules
+
+
+def test_rates_without_a_scheduler() -> None:
+    assert stepspec.create("sgd").learning_rate == 0.1
+    assert stepspec.create("sgd", learning_rate=None).learning_rate == 0.01
+    optimizer = stepspec.create("sgd", learning_rate=0.5)
+    optimizer.set_learning_rate(0.25)
+    assert optimizer.learning_rate == 0.25
+    with pytest.raises(ValueError, match="learning_rate = -1"):
+        optimizer.set_learning_rate(-1)
+
+
+def test_a_number_overrides_a_copy_of_the_scheduler() -> None:
+    scheduler = CosineScheduler(6, base_lr=0.05, warmup_steps=2)
+    with pytest.warns(UserWarning, match="SGD: learning_rate = 0.2 overrides the base rate"):
+        optimizer = stepspec.create("sgd", learning_rate=0.2, lr_scheduler=scheduler)
+    assert scheduler.base_lr == 0.05
+    assert optimizer.lr_scheduler(2) == 0.2
+    with pytest.warns(UserWarning, match="learning_rate = 0.1 overrides"):
+        assert stepspec.create("sgd", lr_scheduler=scheduler).lr_scheduler(2) == 0.1
+    kept = stepspec.create("sgd", learning_rate=None, lr_scheduler=scheduler)
+    assert kept.lr_scheduler is scheduler
+    stepspec.create("sgd", learning_rate=0.05, lr_scheduler=scheduler)  # nothing is overridden: no warning
+
+
+def test_a_plain_function_as_scheduler() -> None:
+    optimizer = stepspec.create("sgd", lr_scheduler=lambda n: 1 / (n + 1))
+    assert optimizer.learning_rate == 1.0
+    with pytest.raises(ValueError, match="no base rate that learning_rate could override"):
+        stepspec.create("sgd", learning_rate=0.3, lr_scheduler=lambda n: 0.1)
+
+
+def test_a_scheduler_decides_until_it_is_taken_away() -> None:
+    optimizer = stepspec.create("sgd", learning_rate=None, lr_scheduler=FactorScheduler(2, 0.5, base_lr=0.5))
+    with pytest.raises(ValueError, match="the lr_scheduler decides"):
+        optimizer.set_learning_rate(0.1)
+    optimizer.lr_scheduler = None
+    optimizer.learning_rate = 0.125
+    assert optimizer.learning_rate == 0.125
+
+
+# ------------------------------------------------------------------ the registry
+
+
+def test_create_finds_names_in_any_case() -> None:
+    assert type(stepspec.create("gRoUpAdAgRaD")) is stepspec.GroupAdaGrad
+    with pytest.raises(ValueError, match="no optimizer 'ngg'; did you mean 'NAG'"):
+        stepspec.create("ngg")
+    with pytest.raises(TypeError, match="name must be a str"):
+        stepspec.create(stepspec.SGD)  # type: ignore[arg-type]
+
+
+def test_register(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("stepspec.registry._registered", {})
+
+    @stepspec.register
+    class Mine(stepspec.SGD):
+        pass
+
+    assert stepspec.register(Mine) is Mine
+    ones = Ones(stepspec.create("mine", learning_rate=1.0))
+    assert ones.step() == [1.0, 1.0, 1.0]
+    with pytest.raises(ValueError, match="the name 'SGD' is taken by stepspec"):
+        stepspec.register(type("SGD", (stepspec.SGD,), {}))
+    with pytest.raises(TypeError, match=r"subclass of stepspec.Optimizer"):
+        stepspec.register(int)  # type: ignore[type-var]
+
+
+# ------------------------------------------------------------------ copies, threads, interrupts
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda o: pickle.loads(pickle.dumps(o))])
+def test_copies_go_on_by_themselves(copied: Callable[[Any], Any]) -> None:
+    one = Ones(stepspec.create("ftml", param_idx2name={0: "a"}))
+    one.step()
+    two = Ones(copied(one.optimizer))
+    two.weights, two.states = copy.deepcopy((one.weights, one.states))
+    assert one.step() == two.step()
+    two.step()
+    assert (one.optimizer.num_update, two.optimizer.num_update) == (2, 3)
+
+
+@PATHS
+def test_one_optimizer_in_two_threads_is_refused(fused: bool) -> None:
+    errors: list[BaseException] = []
+
+    def second() -> None:
+        try:
+            ones.step()
+        except RuntimeError as error:
+            errors.append(error)
+
+    def scheduler(number: int) -> float:
+        if number and threading.current_thread() is threading.main_thread():
+            thread = threading.Thread(target=second)
+            thread.start()
+            thread.join()
+        return 1.0
+
+    ones = Ones(stepspec.create("sgd", learning_rate=None, lr_scheduler=scheduler), fused=fused)
+    assert ones.step() == [1.0, 1.0, 1.0]
+    assert "another thread is in the middle" in str(errors[0])
+    assert ones.optimizer.num_update == 1
+
+
+def test_two_optimizers_in_two_threads() -> None:
+    trainings = [Ones(stepspec.create("nag"), count=20, size=5000) for _ in range(3)]
+    threads = [threading.Thread(target=lambda t=t: [t.step() for _ in range(30)]) for t in trainings[:2]]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for _ in range(30):
+        trainings[2].step()
+    assert len({np.concatenate(t.weights).tobytes() for t in trainings}) == 1
+
+
+def test_interrupted_before_or_after_the_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    run = call_module.cpu.run
+
+    def before(*arguments: Any) -> None:
+        raise KeyboardInterrupt
+
+    def after(*arguments: Any) -> None:
+        run(*arguments)
+        raise KeyboardInterrupt
+
+    ones = Ones(stepspec.create("sgd", momentum=0.5, learning_rate=1.0))
+    for interrupted, weight, count in ((before, 0.0, 0), (after, -1.0, 1)):
+        monkeypatch.setattr(call_module.cpu, "run", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            ones.step()
+        assert [w[0] for w in ones.weights] == [weight] * 3
+        assert ones.optimizer.num_update == count
+    monkeypatch.setattr(call_module.cpu, "run", run)
+    assert ones.step() == [1.5, 1.5, 1.5]
+
+
+class Twice:
+    """Two tensors, one in Fortran order, to be interrupted: each as before, or stepped and counted."""
+
+    def __init__(self, fused: bool) -> None:
+        self.optimizer = stepspec.create("nag", learning_rate=1.0)
+        self.weights = [np.zeros((2, 3), order="F"), np.zeros(4)]
+        self.states = [self.optimizer.create_state(i, w) for i, w in enumerate(self.weights)]
+        self.grads = [np.ones((2, 3)), np.ones(4)]
+        self.run = self.optimizer.fused_step if fused else self.optimizer.step
+        self.velocity = [0.0, 0.0]
+        self.position = [0.0, 0.0]
+        self.count = [0, 0]
+
+    def step(self) -> None:
+        self.run([0, 1], self.weights, self.grads, self.states)
+
+    def check(self) -> None:
+        for index, (weight, state) in enumerate(zip(self.weights, self.states, strict=True)):
+            while self.count[index] < self.optimizer.update_count(index):
+                self.count[index] += 1
+                self.velocity[index] = 0.9 * self.velocity[index] + 1.0
+                self.position[index] -= 0.9 * self.velocity[index] + 1.0
+            assert np.array_equal(state["mom"], np.full(weight.shape, self.velocity[index]))
+            assert np.array_equal(weight, np.full(weight.shape, self.position[index]))
+
+
+# an interrupt that comes in a callback of the garbage collector is swallowed by Python, with this warning
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@PATHS
+def test_interrupted_at_any_moment(fused: bool) -> None:
+    """A signal at hundreds of moments from the call's begin to its end."""
+
+    def interrupt(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    twice = Twice(fused)
+    twice.step()
+    before = signal.signal(signal.SIGALRM, interrupt)
+    caught = 0
+    try:
+        for moment in range(1, 600):
+            try:
+                signal.setitimer(signal.ITIMER_REAL, 1e-6 * moment / 2)
+                twice.step()
+                signal.setitimer(signal.ITIMER_REAL, 0)
+            except KeyboardInterrupt:
+                caught += 1
+            twice.check()
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert caught > 20
+
+
+def test_interrupted_at_any_line_of_the_reference() -> None:
+    for stop in itertools.count(1):
+        twice = Twice(fused=False)
+        finished = _interrupted(stop, twice.step)
+        twice.check()
+        twice.step()  # the optimizer can still be used
+        twice.check()
+        if finished:
+            break
+    assert stop > 20
+
+
+def _interrupted(stop: int, function: Callable[[], None]) -> bool:
+    """Call a function with an interrupt at one of its lines; return whether it ended before that line."""
+    lines = itertools.count(1)
+
+    def trace(frame: Any, event: str, argument: Any) -> Any:
+        if "stepspec" not in frame.f_globals.get("__name__", ""):
+            return None
+        if event == "line" and next(lines) == stop:
+            raise KeyboardInterrupt
+        return trace
+
+    previous = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        function()
+    except KeyboardInterrupt:
+        return False
+    finally:
+        sys.settrace(previous)
+    return True
