@@ -1,0 +1,203 @@
+"""Train a small network on scikit-learn's handwritten digits, once with each generated optimizer.
+
+Every optimizer runs twice from the same seed: with `step`, the readable NumPy reference, and with
+`fused_step`, the compiled kernels. Both must end with the same bits in every weight and state, and with
+at least 95% test accuracy. Run it as `make train` or `python examples/digits.py --epochs 20`.
+"""
+
+import argparse
+import itertools
+import statistics
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+import stepspec
+from network import Floats, Labels, Network
+
+try:
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
+    from sklearn.datasets import load_digits
+    from tqdm import tqdm
+except ImportError as error:
+    sys.exit(f"{error}: the example needs scikit-learn, matplotlib and tqdm: pip install -e '.[examples]'")
+
+# Optimizer -> its hyperparameters; what is not given keeps the default of its spec.
+SETTINGS: dict[str, dict[str, float]] = {
+    "SGD": {"learning_rate": 0.02, "momentum": 0.9, "wd": 1e-3},
+    "NAG": {"learning_rate": 0.02, "momentum": 0.9, "wd": 1e-3},
+    "GroupAdaGrad": {"learning_rate": 0.05},
+    "FTML": {"learning_rate": 0.005, "wd": 1e-3},
+    "LARS": {"learning_rate": 0.1, "momentum": 0.9, "eta": 0.02, "wd": 1e-3},
+}
+BATCH = 32
+TEST_IMAGES = 360
+REQUIRED_ACCURACY = 0.95
+CHART = "loss_curves.png"
+
+
+@dataclass(frozen=True)
+class Digits:
+    """Standardised images (n, 64) and labels (n,), split into a training and a test part."""
+
+    images: Floats
+    labels: Labels
+    test_images: Floats
+    test_labels: Labels
+
+
+@dataclass(frozen=True)
+class Run:
+    """What one training run left behind: `losses` by epoch, `times` in milliseconds by step."""
+
+    losses: list[float]
+    times: list[float]
+    accuracy: float
+    arrays: list[Floats]
+
+
+def load(seed: int) -> Digits:
+    images, labels = load_digits(return_X_y=True)
+    order = np.random.default_rng(seed).permutation(len(labels))
+    images, labels = images[order].astype(np.float32), labels[order].astype(np.int64)
+    train, test = images[TEST_IMAGES:], images[:TEST_IMAGES]
+    mean, deviation = train.mean(axis=0), train.std(axis=0)
+    deviation[deviation == 0] = 1  # some pixels at the border are blank in every image
+    return Digits(
+        (train - mean) / deviation, labels[TEST_IMAGES:], (test - mean) / deviation, labels[:TEST_IMAGES]
+    )
+
+
+def train(name: str, path: str, digits: Digits, seed: int, bar: "tqdm[None]", epochs: int) -> Run:
+    """Train a fresh network with optimizer `name` through its method `path`: "step" or "fused_step"."""
+    network = Network(seed)
+    indices = list(range(len(network.weights)))
+    # Names let an optimizer treat tensors by kind: LARS leaves the rate of biases alone.
+    optimizer = stepspec.create(name, param_idx2name=dict(enumerate(network.names)), **SETTINGS[name])
+    states = [optimizer.create_state(i, weight) for i, weight in zip(indices, network.weights, strict=True)]
+    update = getattr(optimizer, path)
+
+    random = np.random.default_rng(seed)
+    losses, times = [], []
+    for _ in range(epochs):
+        order = random.permutation(len(digits.labels))
+        total = 0.0
+        for batch in np.array_split(order, len(order) // BATCH):
+            loss, gradients = network.gradients(digits.images[batch], digits.labels[batch])
+            start = time.perf_counter()
+            update(indices, network.weights, gradients, states)
+            times.append((time.perf_counter() - start) * 1e3)
+            total += loss * len(batch)
+        losses.append(total / len(order))
+        bar.set_postfix_str(f"{name} {path}: loss {losses[-1]:.4f}", refresh=False)
+        bar.update()
+    arrays = network.weights + [state[key] for state in states for key in sorted(state)]
+    return Run(losses, times, network.accuracy(digits.test_images, digits.test_labels), arrays)
+
+
+def same_bits(one: Run, two: Run) -> bool:
+    """Say whether both runs ended with the same weights and states, to the bit."""
+    pairs = zip(one.arrays, two.arrays, strict=True)
+    return all(a.dtype == b.dtype and a.tobytes() == b.tobytes() for a, b in pairs)
+
+
+def table(results: dict[str, tuple[Run, Run]]) -> str:
+    rows = [
+        "| optimizer | test accuracy | final loss | `step` ms | `fused_step` ms | same bits |",
+        "|---|---:|---:|---:|---:|---|",
+    ]
+    for name, (step, fused) in results.items():
+        milliseconds = [f"{statistics.median(run.times):.3f}" for run in (step, fused)]
+        bits = "yes" if same_bits(step, fused) else "NO"
+        accuracy = min(step.accuracy, fused.accuracy)
+        cells = [name, f"{accuracy:.2%}", f"{fused.losses[-1]:.4f}", *milliseconds, bits]
+        rows.append("| " + " | ".join(cells) + " |")
+    return "\n".join(rows)
+
+
+def draw(results: dict[str, tuple[Run, Run]], path: Path) -> None:
+    """Write the loss curves of the fused runs as a PNG."""
+    figure = Figure(figsize=(8, 5), layout="constrained")
+    axes = figure.subplots()
+    for (name, (_, fused)), style in zip(results.items(), itertools.cycle(("-", "--"))):
+        epochs = range(1, len(fused.losses) + 1)
+        label = f"{name} ({fused.accuracy:.1%})"
+        axes.plot(epochs, fused.losses, style, marker="o", markersize=3, label=label)
+    axes.set_title("Handwritten digits: training loss by optimizer")
+    axes.set_xlabel("epoch")
+    axes.set_ylabel("mean cross-entropy (log scale)")
+    axes.set_yscale("log")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.grid(which="both", alpha=0.25)
+    axes.legend(title="optimizer (test accuracy)")
+    figure.savefig(path, dpi=120)
+
+
+def failures(results: dict[str, tuple[Run, Run]]) -> list[str]:
+    """Return one sentence for each promise that was not kept."""
+    found = []
+    for name, (step, fused) in results.items():
+        if not same_bits(step, fused):
+            found.append(f"{name}: step and fused_step ended with different bits")
+        accuracy = min(step.accuracy, fused.accuracy)
+        if not accuracy >= REQUIRED_ACCURACY:
+            found.append(f"{name}: test accuracy {accuracy:.2%} is below {REQUIRED_ACCURACY:.0%}")
+    return found
+
+
+def at_least(least: int) -> Callable[[str], int]:
+    """Return a reader of integers from `least` on, for the command line."""
+
+    def integer(text: str) -> int:
+        if int(text) < least:
+            raise argparse.ArgumentTypeError(f"{text} is less than {least}")
+        return int(text)
+
+    return integer
+
+
+def options(arguments: Sequence[str] | None) -> argparse.Namespace:
+    here = Path(__file__).parent
+    parser = argparse.ArgumentParser(description="Train on handwritten digits with each generated optimizer.")
+    parser.add_argument("--epochs", type=at_least(1), default=20, help="passes over the data (default: 20)")
+    parser.add_argument("--seed", type=at_least(0), default=0, help="of split, weights, batches (default: 0)")
+    parser.add_argument("--output", type=Path, default=here / "output", metavar="DIR", help="for the chart")
+    return parser.parse_args(arguments)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    chosen = options(arguments)
+    try:
+        chosen.output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        print(f"cannot write to {chosen.output}: {error.strerror}", file=sys.stderr)
+        return 2
+    digits = load(chosen.seed)
+    names = [name for name in SETTINGS if name in stepspec.__all__]
+    results = {}
+    with tqdm(total=2 * len(names) * chosen.epochs, unit="epoch") as bar:
+        for name in names:
+            step = train(name, "step", digits, chosen.seed, bar, chosen.epochs)
+            fused = train(name, "fused_step", digits, chosen.seed, bar, chosen.epochs)
+            results[name] = step, fused
+
+    sizes = f"{len(digits.labels)} training and {len(digits.test_labels)} test images"
+    print(f"\n{sizes}, {chosen.epochs} epochs\n\n{table(results)}")
+    draw(results, chosen.output / CHART)
+    print(f"\nLoss curves: {chosen.output / CHART}")
+    broken = failures(results)
+    for sentence in broken:
+        print(sentence, file=sys.stderr)
+    return 1 if broken else 0
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit("\nstopped")
