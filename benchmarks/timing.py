@@ -1,0 +1,73 @@
+"""Interleaved timing: contenders take turns, so that what disturbs the machine disturbs them alike."""
+
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+BURST = 0.02  # seconds a contender may go on before the next one has its turn
+LONGEST_BURST = 40  # steps
+SLOW = 0.25  # a step of more seconds is timed in every SLOW_ROUNDS-th round only
+SLOW_ROUNDS = 8
+PAUSE = 0.005  # seconds between turns: lets the spinning threads of other pools fall asleep
+
+
+class Contender(Protocol):
+    """Something that can do one step, over and over."""
+
+    label: str
+
+    def prepare(self) -> None:
+        """Lay out what the next step works on; not timed."""
+
+    def step(self) -> None: ...
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Milliseconds of a step: median and quartiles of `count` steps."""
+
+    median: float
+    low: float
+    high: float
+    count: int
+
+    def __str__(self) -> str:
+        digits = 3 if self.median < 10 else 1
+        return f"{self.median:.{digits}f} ({self.low:.{digits}f}-{self.high:.{digits}f})"
+
+
+def seconds(contender: Contender) -> float:
+    contender.prepare()
+    start = time.perf_counter()
+    contender.step()
+    return time.perf_counter() - start
+
+
+def warm_up(contender: Contender) -> float:
+    """Take two steps, the first of which may compile, and return the seconds of the shorter one."""
+    return min(seconds(contender) for _ in range(2))
+
+
+def interleave(contenders: Iterable[Contender], rounds: int) -> dict[str, Timing]:
+    """Time warm contenders in turns, every round starting with another one."""
+    order = list(contenders)
+    guess = {c.label: warm_up(c) for c in order}
+    samples: dict[str, list[float]] = {c.label: [] for c in order}
+    for turn in range(rounds):
+        for contender in order:
+            expected = guess[contender.label]
+            if expected > SLOW and turn % SLOW_ROUNDS:
+                continue
+            time.sleep(PAUSE)
+            for _ in range(max(1, min(LONGEST_BURST, int(BURST / expected)))):
+                samples[contender.label].append(seconds(contender))
+        order.append(order.pop(0))
+    return {label: summary(values) for label, values in samples.items()}
+
+
+def summary(values: list[float]) -> Timing:
+    low, median, high = (float(x) * 1e3 for x in np.percentile(values, (25, 50, 75)))
+    return Timing(median, low, high, len(values))
