@@ -33,10 +33,11 @@ check: $(READY) ## fail if generated/ is not what specs/ say
 
 lint: $(READY)-dev ## ruff and mypy --strict
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
 	@rm -rf build/types && mkdir -p build/types/stepspec
 	@# mypy cannot follow the package mapping of pyproject.toml: links lay the folders out as they are imported
 	@ln -s $(foreach path,$(wildcard runtime/*) generator generated specs,"$(CURDIR)/$(path)") build/types/stepspec/
-	MYPYPATH=build/types $(BIN)/mypy --strict build/types/stepspec examples benchmarks
+	MYPYPATH=build/types $(BIN)/mypy --strict build/types/stepspec examples benchmarks tests
 
 bench: $(READY)-torch ## measure the optimizers beside torch's fused SGD
 	$(BIN)/python benchmarks/bench.py

@@ -256,7 +256,7 @@ class _Reader:
         self.scope.names[name] = new
         self.scope.assigned.setdefault(name, self.span(target))
         self.scope.partial.discard(name)
-        text = " ".join(ast.get_source_segment(self.formula.text, node, padded=False).split())  # type: ignore[union-attr]
+        text = " ".join(ast.get_source_segment(self.formula.text, node, padded=False).split())  # type: ignore[union-attr]  # its own text
         return Assign(new, value, text, self.span(node))
 
     def _check_target(self, target: ast.Name) -> None:

@@ -25,7 +25,7 @@ import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import llvmlite
 import numba
@@ -79,14 +79,12 @@ def compiled(function: F) -> F:
 
 def inner(function: F) -> F:
     """Compile a function that only compiled code calls."""
-    made: Any = _Inner(_distinct(function))
-    return made  # type: ignore[no-any-return]
+    return cast(F, _Inner(_distinct(function)))
 
 
 def inlined(function: F) -> F:
     """Compile a small `inner` function that LLVM must inline, so that loops around it vectorize."""
-    made: Any = _Inner(_distinct(function), forceinline=True)
-    return made  # type: ignore[no-any-return]
+    return cast(F, _Inner(_distinct(function), forceinline=True))
 
 
 def without_aliases(function: F, name: str) -> F:
@@ -95,8 +93,7 @@ def without_aliases(function: F, name: str) -> F:
         function.__code__, function.__globals__, function.__name__, None, function.__closure__
     )
     copy.__module__, copy.__qualname__ = function.__module__, name
-    made: Any = _Inner(copy, _WithoutAliases)
-    return made  # type: ignore[no-any-return]
+    return cast(F, _Inner(copy, _WithoutAliases))
 
 
 def intrinsic(function: Callable[..., Any]) -> Callable[..., Any]:

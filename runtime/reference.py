@@ -114,22 +114,26 @@ def _in_float64(function: Callable[[Wide], Wide], x: Any) -> Any:
 
 def total(x: Any) -> np.float64:
     """Return the sum of all elements; 0 if there are none."""
-    return _sums(_as_tensor(x))[0]  # type: ignore[no-any-return]
+    number: np.float64 = _sums(_as_tensor(x))[0]
+    return number
 
 
 def norm(x: Any) -> np.float64:
     """Return the 2-norm of all elements; 0 if there are none."""
-    return _norms(_as_tensor(x))[0]  # type: ignore[no-any-return]
+    number: np.float64 = _norms(_as_tensor(x))[0]
+    return number
 
 
 def mean(x: Any) -> np.float64:
     """Return the mean of all elements; NaN if there are none."""
-    return _means(_as_tensor(x))[0]  # type: ignore[no-any-return]
+    number: np.float64 = _means(_as_tensor(x))[0]
+    return number
 
 
 def largest(x: Any) -> np.float64:
     """Return the largest of all elements, NaN if one is NaN. ValueError if there are none."""
-    return _maxima(_as_tensor(x))[0]  # type: ignore[no-any-return]
+    number: np.float64 = _maxima(_as_tensor(x))[0]
+    return number
 
 
 def row_sum(x: Any) -> Array:

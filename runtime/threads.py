@@ -125,7 +125,7 @@ def _share(pool: int) -> None:
 @inlined
 def _invited(pool: int, worker: int, last: int) -> bool:
     """Tell whether the gate is open, for this worker, with a job that it has not seen."""
-    is_open = _load(pool + 8 * GATE) & OPEN != 0
+    is_open: bool = _load(pool + 8 * GATE) & OPEN != 0
     return is_open and worker < _load(pool + 8 * END) and _load(pool + 8 * JOB) != last
 
 

@@ -246,7 +246,7 @@ def test_other_orders_and_subsets_are_other_plans() -> None:
     training = Training()
     training.step()
     for group in (training.indices, training.weights, training.states, training.twins, training.twin_states):
-        group.reverse()  # type: ignore[attr-defined]
+        group.reverse()
     training.step()
     assert training.plans == 2
 
@@ -277,7 +277,7 @@ def test_slow_reading_does_the_same(bulk: bool, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_readers_agree_on_what_to_look_at_closely() -> None:
-    weights = [np.zeros((4, 3), np.float32), np.zeros(5)]
+    weights: list[np.ndarray] = [np.zeros((4, 3), np.float32), np.zeros(5)]
     gradients = arrays.Gradients(weights, weights)
     good = (np.ones((4, 3), np.float32), np.ones(5))
     memory = np.zeros(15, np.uint8)

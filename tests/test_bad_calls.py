@@ -13,7 +13,7 @@ import stepspec
 NAMES = {0: "fc1_weight", 1: "fc1_bias"}
 
 
-class Units(np.ndarray):  # type: ignore[type-arg]  # any subclass
+class Units(np.ndarray):
     """A subclass of NumPy's array whose operators may mean something else."""
 
 
@@ -348,6 +348,6 @@ def test_create_state_checks_index_and_weight() -> None:
     with pytest.raises(TypeError, match=r"'fc1_weight'.*float16"):
         optimizer.create_state(0, np.zeros(3, np.float16))
     with pytest.raises(TypeError, match=r"must be a numpy\.ndarray, not list"):
-        optimizer.create_state(1, [1.0])  # type: ignore[arg-type]
+        optimizer.create_state(1, [1.0])  # type: ignore[arg-type]  # wrong on purpose
     with pytest.raises(ValueError, match="negative"):
         optimizer.create_state(-1, np.zeros(3))

@@ -147,7 +147,7 @@ def test_a_folder_that_cannot_be_written(
 def test_functions_without_a_file_are_not_cached(cache: Path) -> None:
     names: dict[str, object] = {"__name__": "no_file"}
     exec("def update(weight, rate):\n    weight[0] = weight[0] + rate", names)
-    assert result(cpu.elements("weight")(names["update"])) == 4.0  # type: ignore[arg-type]
+    assert result(cpu.elements("weight")(names["update"])) == 4.0  # type: ignore[arg-type]  # exec made it a function
     assert not list(cache.glob("no_file*"))
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -155,7 +154,7 @@ class Launch:
             return self.numbers.setdefault(slot.name, np.full(len(self.shapes), np.nan))
         if slot.role == "columns":
             return np.array([columns for _, columns in self.shapes], np.int64)
-        if slot.role == "buffer":
+        if slot.reduction is not None:
             return self.addresses([np.full(slot.reduction.partials(*s), np.nan) for s in self.shapes])
         return self.addresses(self.arrays[slot.name])
 
@@ -167,7 +166,8 @@ class Launch:
     def run(self, kernel: Kernel, threads: int, chunks: int = 1) -> None:
         """Run a kernel over all tensors in items of some chunks, then finish its reductions."""
         slots = {slot.name: self.row(slot) for slot in kernel.slots}
-        table, items = self.table(list(slots.values())), []
+        table = self.table(list(slots.values()))
+        items: list[tuple[int, ...]] = []
         for tensor, shape in enumerate(self.shapes):
             unit, total = kernel.chunks(*shape)
             for start in range(0, total, unit * chunks):
@@ -175,19 +175,20 @@ class Launch:
                     (kernel.address(self.dtype), table, tensor, start, min(unit * chunks, total - start))
                 )
         self.execute(items, threads)
-        finish = []
+        finish: list[tuple[int, ...]] = []
         for slot in kernel.reductions:
+            assert slot.reduction is not None
             sizes = [np.array(size, np.int64) for size in zip(*self.shapes, strict=True)]
-            table = self.table([slots[slot.name], *sizes, self.results(slot)])
+            table = self.table([slots[slot.name], *sizes, self.results(slot.name, slot.reduction)])
             address = slot.reduction.finish_address(self.dtype)
             finish += [(address, table, tensor, 0, 1) for tensor in range(len(self.shapes))]
         self.execute(finish, threads)
 
-    def results(self, slot: cpu.Parameter) -> np.ndarray:
-        if slot.reduction.per == "tensor":
-            return self.numbers.setdefault(slot.name, np.full(len(self.shapes), np.nan))
-        self.arrays[slot.name] = [np.full(columns, np.nan, self.dtype) for _, columns in self.shapes]
-        return self.addresses(self.arrays[slot.name])
+    def results(self, name: str, reduction: Reduction) -> np.ndarray:
+        if reduction.per == "tensor":
+            return self.numbers.setdefault(name, np.full(len(self.shapes), np.nan))
+        self.arrays[name] = [np.full(columns, np.nan, self.dtype) for _, columns in self.shapes]
+        return self.addresses(self.arrays[name])
 
     @staticmethod
     def execute(items: list[tuple[int, ...]], threads: int) -> None:
@@ -200,8 +201,9 @@ def draw(shape: tuple[int, ...], dtype: str, seed: int) -> np.ndarray:
 
 
 @pytest.fixture(params=DTYPES)
-def dtype(request: pytest.FixtureRequest) -> Iterator[str]:
-    return request.param
+def dtype(request: pytest.FixtureRequest) -> str:
+    name: str = request.param
+    return name
 
 
 @pytest.mark.parametrize("threads", THREADS)
@@ -387,7 +389,8 @@ def entry_assembly(kernel: Kernel, dtype: str, monkeypatch: pytest.MonkeyPatch, 
 
     monkeypatch.setenv("STEPSPEC_CACHE_DIR", str(folder))
     cpu.Kernel(kernel.function, kernel.form, kernel.parameters).address(dtype)
-    callback = compilation._alive[-1]
-    entry, _, _ = callback._library.get_asm_str().partition(f"{callback.native_name}:")
+    callback: Any = compilation._alive[-1]
+    assembly: str = callback._library.get_asm_str()
+    entry, _, _ = assembly.partition(f"{callback.native_name}:")
     assert entry
     return entry

@@ -52,7 +52,8 @@ def test_special_values_have_the_same_bits(optimizer_class: type[stepspec.Optimi
     tiny, huge = np.finfo(dtype).smallest_subnormal, np.finfo(dtype).max
     values = np.array([0.0, -0.0, 1.0, np.inf, -np.inf, np.nan, tiny, -tiny, huge, -huge], dtype)
     weight, grad = (np.ascontiguousarray(a) for a in np.meshgrid(values, values))
-    for options in ({}, {"clip_gradient": 1.0}):
+    cases: tuple[dict[str, Any], ...] = ({}, {"clip_gradient": 1.0})
+    for options in cases:
         runs = [
             train(optimizer_class(**options), [weight], fused=fused, grads=[[grad], [grad.T]], steps=2)
             for fused in (False, True)
@@ -138,9 +139,8 @@ def test_a_numpy_number_does_not_promote(optimizer_class: type[stepspec.Optimize
     """np.float64 would make float64 arrays of float32 ones in `step`."""
     weights = random_tensors([(5, 6)], np.float32)
     plain = train(optimizer_class(learning_rate=0.25, rescale_grad=0.5), weights, fused=False)
-    numpy = train(
-        optimizer_class(learning_rate=np.float64(0.25), rescale_grad=np.float32(0.5)), weights, fused=False
-    )
+    half: Any = np.float32(0.5)
+    numpy = train(optimizer_class(learning_rate=np.float64(0.25), rescale_grad=half), weights, fused=False)
     assert_same_bits(plain, numpy)
 
 

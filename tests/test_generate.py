@@ -89,7 +89,8 @@ def test_a_failing_write_changes_nothing(project: Path, monkeypatch: pytest.Monk
     for path in (project / "generated").glob("*.py"):
         path.write_text(f"{generate.MARK}specs/ long ago\n")
     before = contents(project / "generated")
-    replace, done = os.replace, []
+    replace = os.replace
+    done: list[Any] = []
 
     def fail_late(source: Any, target: Any) -> None:
         if len(done) == 4:
@@ -97,7 +98,7 @@ def test_a_failing_write_changes_nothing(project: Path, monkeypatch: pytest.Monk
         done.append(target)
         replace(source, target)
 
-    monkeypatch.setattr(generate.os, "replace", fail_late)
+    monkeypatch.setattr(os, "replace", fail_late)
     with pytest.raises(OSError, match="disk full"):
         apply(compare(project / "specs", project / "generated"))
     assert contents(project / "generated") == before
@@ -113,7 +114,7 @@ def test_ctrl_c_changes_all_or_nothing(project: Path, monkeypatch: pytest.Monkey
         os.kill(os.getpid(), signal.SIGINT)
         replace(source, target)
 
-    monkeypatch.setattr(generate.os, "replace", interrupt)
+    monkeypatch.setattr(os, "replace", interrupt)
     changes = compare(project / "specs", project / "generated")
     with pytest.raises(KeyboardInterrupt):
         apply(changes)

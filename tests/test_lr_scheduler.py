@@ -84,7 +84,7 @@ def test_another_base_rate_is_checked() -> None:
     with pytest.raises(ValueError, match="base_lr must be finite"):
         scheduler.with_base_lr(math.nan)
     with pytest.raises(TypeError, match="base_lr must be a number"):
-        scheduler.with_base_lr("0.1")  # type: ignore[arg-type]
+        scheduler.with_base_lr("0.1")  # type: ignore[arg-type]  # wrong on purpose
 
 
 def test_numpy_numbers_are_numbers() -> None:
@@ -108,36 +108,36 @@ def test_own_schedules() -> None:
 
 BAD: list[tuple[Callable[[], Any], type[Exception], str]] = [
     (lambda: LRScheduler(True), TypeError, "base_lr must be a number, not True"),
-    (lambda: LRScheduler("0.1"), TypeError, "base_lr must be a number, not '0.1'"),  # type: ignore[arg-type]
-    (lambda: LRScheduler(None), TypeError, "base_lr must be a number"),  # type: ignore[arg-type]
+    (lambda: LRScheduler("0.1"), TypeError, "base_lr must be a number, not '0.1'"),  # type: ignore[arg-type]  # wrong on purpose
+    (lambda: LRScheduler(None), TypeError, "base_lr must be a number"),  # type: ignore[arg-type]  # wrong on purpose
     (lambda: LRScheduler(-0.1), ValueError, "base_lr must be finite and not negative, not -0.1"),
     (lambda: LRScheduler(math.inf), ValueError, "base_lr must be finite"),
     (lambda: LRScheduler(10**400), ValueError, "base_lr must be finite"),
-    (lambda: LRScheduler(warmup_steps=1.0), TypeError, "warmup_steps must be a whole"),  # type: ignore[arg-type]
+    (lambda: LRScheduler(warmup_steps=1.0), TypeError, "warmup_steps must be a whole"),  # type: ignore[arg-type]  # wrong on purpose
     (lambda: LRScheduler(warmup_steps=-1), ValueError, "warmup_steps must be at least 0, not -1"),
     (lambda: LRScheduler(warmup_begin_lr=0.02), ValueError, "warmup_begin_lr must not be above base_lr"),
     (lambda: LRScheduler(warmup_begin_lr=-1), ValueError, "warmup_begin_lr must be finite and not negative"),
     (lambda: LRScheduler(warmup_mode="cosine"), ValueError, "warmup_mode must be 'linear' or 'constant'"),
     (lambda: FactorScheduler(0), ValueError, "step must be at least 1, not 0"),
-    (lambda: FactorScheduler(1.5), TypeError, "step must be a whole number, not 1.5"),  # type: ignore[arg-type]
+    (lambda: FactorScheduler(1.5), TypeError, "step must be a whole number, not 1.5"),  # type: ignore[arg-type]  # wrong on purpose
     (lambda: FactorScheduler(True), TypeError, "step must be a whole number, not True"),
     (lambda: FactorScheduler(1, 1.1), ValueError, "factor must be at most 1, not 1.1"),
     (lambda: FactorScheduler(1, -0.5), ValueError, "factor must be finite and not negative"),
     (lambda: FactorScheduler(1, math.nan), ValueError, "factor must be finite"),
     (lambda: FactorScheduler(1, 1, -1), ValueError, "stop_factor_lr must be finite and not negative"),
-    (lambda: MultiFactorScheduler(5), TypeError, "step must be a list of update numbers"),  # type: ignore[arg-type]
+    (lambda: MultiFactorScheduler(5), TypeError, "step must be a list of update numbers"),  # type: ignore[arg-type]  # wrong on purpose
     (lambda: MultiFactorScheduler([]), ValueError, "step must hold one or more update numbers"),
     (lambda: MultiFactorScheduler([3, 3]), ValueError, "increasing, not [3, 3]"),
-    (lambda: MultiFactorScheduler([2, "4"]), TypeError, "step[1] must be a whole"),  # type: ignore[list-item]
+    (lambda: MultiFactorScheduler([2, "4"]), TypeError, "step[1] must be a whole"),  # type: ignore[list-item]  # wrong on purpose
     (lambda: MultiFactorScheduler([0, 4]), ValueError, "step[0] must be at least 1, not 0"),
     (lambda: MultiFactorScheduler([1], 2), ValueError, "factor must be at most 1"),
     (lambda: PolyScheduler(0), ValueError, "max_update must be at least 1, not 0"),
-    (lambda: PolyScheduler(10.0), TypeError, "max_update must be a whole number"),  # type: ignore[arg-type]
+    (lambda: PolyScheduler(10.0), TypeError, "max_update must be a whole number"),  # type: ignore[arg-type]  # wrong on purpose
     (lambda: PolyScheduler(5, warmup_steps=5), ValueError, "max_update must be above warmup_steps"),
     (lambda: PolyScheduler(5, pwr=-1), ValueError, "pwr must be finite and not negative"),
     (lambda: CosineScheduler(5, final_lr=-1), ValueError, "final_lr must be finite and not negative"),
     (lambda: CosineScheduler(5)(-1), ValueError, "num_update must be at least 0, not -1"),
-    (lambda: CosineScheduler(5)(2.0), TypeError, "num_update must be a whole"),  # type: ignore[arg-type]
+    (lambda: CosineScheduler(5)(2.0), TypeError, "num_update must be a whole"),  # type: ignore[arg-type]  # wrong on purpose
 ]
 
 

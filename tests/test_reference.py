@@ -63,7 +63,7 @@ def mapped(function: Any, *bounds: Any) -> Callable[[Any], Any]:
         kernel(x, out, tuple(b if isinstance(b, int) else x.dtype.type(b) for b in bounds))
         return out
 
-    run.kernel = kernel  # type: ignore[attr-defined]
+    run.kernel = kernel  # type: ignore[attr-defined]  # a function takes attributes
     return run
 
 

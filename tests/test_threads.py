@@ -90,7 +90,7 @@ def test_number_of_threads() -> None:
             threads.set_num_threads(bad)
     for wrong in (True, 2.0, "2", None):
         with pytest.raises(TypeError, match="is an int"):
-            threads.set_num_threads(wrong)  # type: ignore[arg-type]
+            threads.set_num_threads(wrong)  # type: ignore[arg-type]  # wrong on purpose
     assert threads.get_num_threads() == 3
 
 
