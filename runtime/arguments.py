@@ -31,9 +31,13 @@ def refuse_unknown(cls: type, unknown: Mapping[str, object]) -> None:
 
 def _known(cls: type) -> list[str]:
     kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    return sorted({p.name for p in _parameters(cls) if p.kind in kinds} - {"self"})
+
+
+def _parameters(cls: type) -> list[inspect.Parameter]:
+    """Return the parameters of the constructors of a class and its bases."""
     constructors = [vars(base)["__init__"] for base in cls.__mro__[:-1] if "__init__" in vars(base)]
-    parameters = [p for init in constructors for p in inspect.signature(init).parameters.values()]
-    return sorted({p.name for p in parameters if p.kind in kinds} - {"self"})
+    return [p for init in constructors for p in inspect.signature(init).parameters.values()]
 
 
 def count(label: str, value: object) -> int:
@@ -107,7 +111,7 @@ def schedule(cls: type, scheduler: Any, learning_rate: float | None) -> tuple[Sc
     if scheduler is None or learning_rate is None:
         return scheduler, DEFAULT_RATE if learning_rate is None else learning_rate
     if not hasattr(scheduler, "with_base_lr"):
-        if learning_rate != inspect.signature(cls).parameters["learning_rate"].default:
+        if learning_rate not in [p.default for p in _parameters(cls) if p.name == "learning_rate"]:
             raise ValueError(
                 f"{cls.__name__}: this lr_scheduler has no base rate that learning_rate could override; "
                 "pass learning_rate=None, or a scheduler of stepspec.lr_scheduler"

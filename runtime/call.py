@@ -86,7 +86,8 @@ class Call:
 
 @functools.cache
 def _kernels(cls: type, name: str) -> ModuleType:
-    modules = [base.__module__ for base in cls.__mro__]
+    # from the base on: a user's subclass may stand in a module of the same name
+    modules = [base.__module__ for base in reversed(cls.__mro__)]
     found = next(module for module in modules if module.rpartition(".")[2] == name)
     return importlib.import_module(f"{found}_cpu")
 

@@ -33,6 +33,7 @@ import numba.extending
 from numba.core.caching import NullCache
 from numba.core.ccallback import CFunc
 from numba.core.compiler import Compiler, CompileResult
+from numba.core.compiler_lock import global_compiler_lock
 from numba.core.registry import CPUDispatcher
 from numba.core.serialize import dumps
 from numba.core.sigutils import normalize_signature
@@ -49,6 +50,13 @@ OPTIONS: dict[str, Any] = {
 VERSIONS = (sys.version, numba.__version__, llvmlite.__version__, sorted(OPTIONS.items()))
 
 log = logging.getLogger("stepspec")
+
+# Numba's own lock, held by whoever compiles; a fork waits for it, as a child could never take it
+compiling: Any = global_compiler_lock
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(
+        before=compiling.acquire, after_in_parent=compiling.release, after_in_child=compiling.release
+    )
 
 
 class _WithoutAliases(Compiler):  # type: ignore[misc]  # Numba is untyped
@@ -210,12 +218,19 @@ def cache_folder() -> Path:
     if chosen:
         return Path(chosen)
     if sys.platform == "win32":
-        base = os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local"
+        base = os.environ.get("LOCALAPPDATA") or _home() / "AppData" / "Local"
     elif sys.platform == "darwin":
-        base = Path.home() / "Library" / "Caches"
+        base = _home() / "Library" / "Caches"
     else:
-        base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+        base = os.environ.get("XDG_CACHE_HOME") or _home() / ".cache"
     return Path(base) / "stepspec"
+
+
+def _home() -> Path:
+    try:
+        return Path.home()
+    except RuntimeError as error:  # no $HOME, and no entry for the user
+        raise FileNotFoundError(f"{error}; set STEPSPEC_CACHE_DIR") from error
 
 
 @dataclass(frozen=True)
@@ -228,8 +243,8 @@ class SourceCache:
     def load_overload(self, signature: Any, target: Any) -> Any:
         """Return the compile result stored for a signature, None if there is none that is whole."""
         target.refresh()
-        path = self._path(signature, target.codegen())
         try:
+            path = self._path(signature, target.codegen())
             content = path.read_bytes()
         except FileNotFoundError:
             return None
@@ -248,16 +263,18 @@ class SourceCache:
             log.info("%s depends on addresses of this process: not cached", self.name)
             return
         payload = dumps(result._reduce())
-        path = self._path(signature, result.codegen)
-        temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex[:16]}.tmp")
+        temporary = None
         try:
+            path = self._path(signature, result.codegen)
+            temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex[:16]}.tmp")
             path.parent.mkdir(parents=True, exist_ok=True)
             temporary.write_bytes(hashlib.sha256(payload).digest() + payload)
             temporary.replace(path)
         except OSError as error:
             log.info("cannot write the kernel cache, going on without: %s", error)
             with contextlib.suppress(OSError):  # it may never have been there
-                temporary.unlink()
+                if temporary is not None:
+                    temporary.unlink()
 
     def _path(self, signature: Any, codegen: Any) -> Path:
         key = repr((self.stamp, str(signature), codegen.magic_tuple(), VERSIONS))

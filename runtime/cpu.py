@@ -9,7 +9,6 @@ from __future__ import annotations
 import functools
 import inspect
 import math
-import threading
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -18,7 +17,7 @@ import numba
 import numpy as np
 
 from stepspec.canonical import BLOCK, ROW_BLOCK
-from stepspec.compilation import compile_entry, source_stamp, without_aliases
+from stepspec.compilation import compile_entry, compiling, source_stamp, without_aliases
 from stepspec.entries import Parameter, elements_entry, rows_entry, scalars_entry
 from stepspec.reductions import SIGNATURE, Reduction
 from stepspec.threads import get_num_threads, run, set_num_threads
@@ -36,8 +35,6 @@ __all__ = [
 ]
 
 CHUNK = 4 * BLOCK
-
-_compiling = threading.RLock()  # two threads may ask for one kernel
 
 Function = Callable[..., Any]
 
@@ -84,7 +81,7 @@ class Kernel:
     def address(self, dtype: Any) -> int:
         """Return the address of the entry for float32 or float64, compiling or loading it on first use."""
         name = "float64" if self.form == "scalars" else np.dtype(dtype).name
-        with _compiling:
+        with compiling:  # two threads may ask for one kernel
             return self._address(name)
 
     def chunks(self, rows: int, columns: int) -> tuple[int, int]:
@@ -97,6 +94,8 @@ class Kernel:
             return 1, 1
         if self.form == "elements":
             return CHUNK, rows * columns
+        if {parameter.role for parameter in self.parameters}.isdisjoint(("element", "row")):
+            return 1, 1  # nothing in it belongs to a row: once for the tensor, even if it has no rows
         aligned = [_alignment(p.reduction, columns) for p in self.parameters if p.reduction]
         unit = math.lcm(*aligned)
         return -(-max(1, CHUNK // max(1, columns)) // unit) * unit, rows

@@ -47,11 +47,12 @@ class Inputs:
         self._of = rates.of
         for name, numbers in values.items():
             if self._values.get(name) != numbers or 0.0 in numbers:  # -0.0 equals 0.0
-                self._values[name] = numbers
+                self._values.pop(name, None)  # Ctrl-C may come before the row is filled
                 if len(numbers) == 1:
                     self._rows[name].fill(numbers[0])
                 else:
                     np.take(np.array(numbers), self._positions, out=self._rows[name])
+                self._values[name] = numbers
 
     def _compute(self, optimizer: Any, name: str, rates: Rates) -> tuple[float, ...]:
         if name in optimizer.host:

@@ -62,6 +62,7 @@ class Plan:
         self.labels = tuple(entry.label for entry in entries)
         self._multipliers: Multipliers | None = None
         self._versions = versions
+        self._had_objects = True  # in param_dict, perhaps
         self._dicts = tuple(states)
         self._flags = [entry.flags for entry in entries]
         self._kinds = _kinds(entries)
@@ -118,7 +119,8 @@ class Plan:
     def still_right(self, optimizer: Optimizer) -> bool:
         """Tell whether the optimizer would still treat the tensors as when the plan was made."""
         versions = optimizer._versions
-        if optimizer.param_dict or versions[1] != self._versions[1]:
+        has_objects = bool(optimizer.param_dict)
+        if has_objects or self._had_objects or versions[1] != self._versions[1]:
             self._multipliers = None
             if optimizer.flags and [optimizer._flags(index) for index in self.indices] != self._flags:
                 return False
@@ -126,7 +128,7 @@ class Plan:
             for flags, ndim, variant, layout in self._kinds:
                 if optimizer._variant(flags, ndim) != variant or optimizer._layout(flags, ndim) != layout:
                     return False
-        self._versions = versions
+        self._versions, self._had_objects = versions, has_objects
         return True
 
     def current_multipliers(self, optimizer: Optimizer) -> Multipliers:

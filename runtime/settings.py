@@ -6,6 +6,7 @@ import inspect
 import math
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from types import MappingProxyType
 from typing import Any, ClassVar
 
@@ -252,8 +253,13 @@ class Settings(metaclass=_Complete):
     # ------------------------------------------------------------------ copies
 
     def __getstate__(self) -> dict[str, Any]:
-        """Return what pickling and copying take along: plans and locks are made anew."""
-        return {name: value for name, value in self.__dict__.items() if name not in ("_plans", "_exclusive")}
+        """Return what pickling and copying take along: its own counts and names, no plans and no lock."""
+        own = {
+            "_counts": dict(self._counts),
+            "_created": dict(self._created),
+            "_per_tensor": replace(self._per_tensor),
+        }
+        return {name: value for name, value in (self.__dict__ | own).items() if name not in _MADE_ANEW}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
@@ -262,6 +268,10 @@ class Settings(metaclass=_Complete):
     def _prepare(self) -> None:
         self._plans: list[Any] = []
         self._exclusive = Exclusive()
+
+
+# plans and the lock: no copy takes them along
+_MADE_ANEW = ("_plans", "_exclusive")
 
 
 def _extents(layout: Layout) -> dict[str, str]:

@@ -97,7 +97,9 @@ class Tables:
         self.scalars: dict[str, Array] = {}
         self.inputs: dict[str, Array] = {}
         self._results: set[str] = set()
-        self._scratch: dict[str, tuple[Array, Array]] = {}
+        # by parameter: variants may give one name to reductions of different sizes
+        self._scratch: dict[Any, tuple[Array, Array]] = {}
+        self._columns: dict[str, Array] = {}
         self._tables: dict[Kernel, Array] = {}
         self._finishes: dict[tuple[Kernel, str], Array] = {}
 
@@ -147,8 +149,6 @@ class Tables:
     def _items(self, kernel: Kernel, tensor: int) -> Batch:
         shape = self.shapes[tensor]
         unit, total = kernel.chunks(shape.rows, shape.columns)
-        if kernel.form == "rows" and {slot.role for slot in kernel.slots}.isdisjoint(("element", "row")):
-            unit = total = 1  # nothing in it belongs to a row: once for the tensor, even if it has no rows
         if total == 0:
             return []
         head = kernel.address(shape.dtype), self._table(kernel).ctypes.data, tensor
@@ -200,19 +200,20 @@ class Tables:
 
     def _partials(self, parameter: Any) -> Array:
         """Return the addresses of a reduction's scratch."""
-        if parameter.name not in self._scratch:
+        if parameter not in self._scratch:
             sizes = [parameter.reduction.partials(shape.rows, shape.columns) for shape in self.shapes]
-            self._scratch[parameter.name] = _carve(sizes, 8)
-        return self._scratch[parameter.name][0]
+            self._scratch[parameter] = _carve(sizes, 8)
+        return self._scratch[parameter][0]
 
     def _finish_table(self, parameter: Any) -> Array:
         """Return the table of the entry that finishes one reduction: scratch, rows, columns, result."""
         if parameter.reduction.per == "tensor":
             result = self._result(parameter.name)
         else:
-            result, memory = _carve([shape.columns for shape in self.shapes], 8)
-            self._scratch[f"{parameter.name} per column"] = result, memory
-            self.addresses[parameter.name] = result
+            if parameter.name not in self._columns:
+                sizes = [shape.columns for shape in self.shapes]
+                self.addresses[parameter.name], self._columns[parameter.name] = _carve(sizes, 8)
+            result = self.addresses[parameter.name]
         rows = (self._partials(parameter), self.rows, self.columns, result)
         return np.array([row.ctypes.data for row in rows], np.int64)
 

@@ -5,8 +5,11 @@ from __future__ import annotations
 import importlib.util
 import logging
 import os
+import signal
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 from types import ModuleType
 
@@ -177,6 +180,45 @@ def test_the_folder_follows_the_environment(tmp_path: Path, monkeypatch: pytest.
     assert compilation.cache_folder() == tmp_path / "x" / "stepspec"
     monkeypatch.delenv("XDG_CACHE_HOME")
     assert compilation.cache_folder() == Path.home() / ".cache" / "stepspec"
+
+
+def test_without_a_home_nothing_is_cached(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, log: pytest.LogCaptureFixture
+) -> None:
+    """As in a container whose user has neither $HOME nor an entry in the password file."""
+
+    def home() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    for name in ("STEPSPEC_CACHE_DIR", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(sys, "platform", "linux")
+    monkeypatch.setattr(Path, "home", home)
+    assert result(kernel(tmp_path / "a")) == 7.0
+    assert any("set STEPSPEC_CACHE_DIR" in record.message for record in log.records)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_a_fork_waits_for_whoever_compiles() -> None:
+    """A child could never take a lock that is held by a thread which only its parent has."""
+    held = threading.Event()
+
+    def compile_something() -> None:
+        with compilation.compiling:
+            held.set()
+            time.sleep(0.2)
+
+    thread = threading.Thread(target=compile_something)
+    thread.start()
+    assert held.wait(10)
+    child = os.fork()
+    if child == 0:
+        signal.alarm(10)  # a child that hangs is a failure
+        with compilation.compiling:
+            os._exit(0)
+    thread.join()
+    assert os.waitpid(child, 0)[1] == 0
 
 
 def test_inner_functions_cannot_be_called_from_python() -> None:

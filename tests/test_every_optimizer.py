@@ -1,14 +1,19 @@
 """What every spec in specs/ is held to; a new one is tested without a line added here."""
 
+import importlib
 import inspect
+import platform
 import re
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from assembly import CONTRACTED, PACKED, full_assembly
 from training import SHAPES, Array, assert_same_bits, bits, moved, named, random_tensors, train
 
 import stepspec
+from stepspec.cpu import Kernel
 from stepspec.hyperparameters import Hyperparameter
 
 COMMON: tuple[dict[str, Any], ...] = (
@@ -153,3 +158,17 @@ def test_gradients_are_not_written(optimizer_class: type[stepspec.Optimizer]) ->
     for fused in (False, True):
         train(optimizer_class(), weights, steps=1, fused=fused, grads=[grads])
     assert all(bits(a) == bits(b) for a, b in zip(grads, copies, strict=True))
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="reads x86 assembly")
+def test_kernels_are_vectorized_and_not_contracted(
+    optimizer_class: type[stepspec.Optimizer], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    module = importlib.import_module(f"{optimizer_class.__module__}_cpu")
+    kernels = [value for value in vars(module).values() if isinstance(value, Kernel)]
+    assert kernels
+    for kernel in kernels:
+        assembly = full_assembly(kernel, "float32", monkeypatch, tmp_path)
+        assert not re.search(CONTRACTED, assembly), kernel.name
+        # a scalars kernel has no loop
+        assert kernel.form == "scalars" or re.search(PACKED, assembly), kernel.name

@@ -239,6 +239,18 @@ def test_flags_by_name_and_by_object(fused: bool) -> None:
 
 
 @PATHS
+def test_an_emptied_param_dict_decides_nothing_more(fused: bool) -> None:
+    own = {0: types.SimpleNamespace(lr_mult=0.5, adapt=False)}
+    optimizer = stepspec.create("lars", learning_rate=1.0, eta=0.5, param_dict=own)
+    ones = Ones(optimizer, fused=fused)
+    for expected in ([0.5, 2.0, 2.0], [2.0, 2.0, 2.0]):
+        for weight in ones.weights:
+            weight[:] = 4.0
+        assert ones.step() == pytest.approx(expected)
+        own.clear()
+
+
+@PATHS
 def test_all_counts_of_a_call_rise_before_the_rate_is_read(fused: bool) -> None:
     optimizer = stepspec.create("sgd", learning_rate=None, lr_scheduler=float, begin_num_update=10)
     ones = Ones(optimizer, fused=fused)
@@ -368,10 +380,26 @@ def test_register(monkeypatch: pytest.MonkeyPatch) -> None:
         stepspec.register(int)  # type: ignore[type-var]  # wrong on purpose
 
 
+@PATHS
+def test_a_subclass_in_a_module_of_the_same_name(fused: bool) -> None:
+    mine = type("Mine", (stepspec.SGD,), {"__module__": "my_project.sgd"})
+    assert Ones(mine(learning_rate=1.0), fused=fused).step() == [1.0, 1.0, 1.0]
+
+
+def test_a_plain_scheduler_for_a_subclass_with_a_constructor_of_its_own() -> None:
+    class Mine(stepspec.SGD):
+        def __init__(self, **options: Any) -> None:
+            super().__init__(**options)
+
+    assert Mine(lr_scheduler=lambda n: 0.5).learning_rate == 0.5
+    with pytest.raises(ValueError, match="no base rate"):
+        Mine(lr_scheduler=lambda n: 0.5, learning_rate=0.125)
+
+
 # ------------------------------------------------------------------ copies, threads, interrupts
 
 
-@pytest.mark.parametrize("copied", [copy.deepcopy, lambda o: pickle.loads(pickle.dumps(o))])
+@pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy, lambda o: pickle.loads(pickle.dumps(o))])
 def test_copies_go_on_by_themselves(copied: Callable[[Any], Any]) -> None:
     one = Ones(stepspec.create("ftml", param_idx2name={0: "a"}))
     one.step()
@@ -492,6 +520,21 @@ def test_interrupted_at_any_moment(fused: bool) -> None:
     assert caught > 20
 
 
+def test_interrupted_between_numbers_and_their_rows() -> None:
+    """The next call does not take numbers for known that no kernel has seen."""
+    for stop in itertools.count(1):
+        ones = Ones(stepspec.create("sgd", learning_rate=1.0))
+        assert ones.step() == [1.0, 1.0, 1.0]
+        ones.optimizer.learning_rate = 0.5
+        finished = _interrupted(stop, ones.step, "stepspec.inputs")
+        for rate in (0.5, 1.0):
+            ones.optimizer.learning_rate = rate
+            assert ones.step() == [rate] * 3
+        if finished:
+            break
+    assert stop > 10
+
+
 def test_interrupted_at_any_line_of_the_reference() -> None:
     for stop in itertools.count(1):
         twice = Twice(fused=False)
@@ -504,12 +547,12 @@ def test_interrupted_at_any_line_of_the_reference() -> None:
     assert stop > 20
 
 
-def _interrupted(stop: int, function: Callable[[], None]) -> bool:
+def _interrupted(stop: int, function: Callable[[], object], module: str = "stepspec") -> bool:
     """Call a function with an interrupt at one of its lines; return whether it ended before that line."""
     lines = itertools.count(1)
 
     def trace(frame: Any, event: str, argument: Any) -> Any:
-        if "stepspec" not in frame.f_globals.get("__name__", ""):
+        if module not in frame.f_globals.get("__name__", ""):
             return None
         if event == "line" and next(lines) == stop:
             raise KeyboardInterrupt

@@ -1,0 +1,35 @@
+"""The machine code of kernels, for tests that look for vector instructions in it."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from stepspec import compilation, cpu
+
+# multiply and add in one instruction, with one rounding: no kernel may hold it
+CONTRACTED = r"\bvfn?m(add|sub)"
+# arithmetic on eight or sixteen float32 at once
+PACKED = r"\bv(add|sub|mul|div|sqrt)ps\s.*%[yz]mm"
+
+
+def full_assembly(kernel: cpu.Kernel, dtype: str, monkeypatch: pytest.MonkeyPatch, folder: Path) -> str:
+    """Return the assembly of a freshly compiled kernel with all that it calls."""
+    return "".join(_parts(kernel, dtype, monkeypatch, folder))
+
+
+def entry_assembly(kernel: cpu.Kernel, dtype: str, monkeypatch: pytest.MonkeyPatch, folder: Path) -> str:
+    """Return the assembly of a freshly compiled entry, without the C function around it."""
+    entry, _, _ = _parts(kernel, dtype, monkeypatch, folder)
+    assert entry
+    return entry
+
+
+def _parts(
+    kernel: cpu.Kernel, dtype: str, monkeypatch: pytest.MonkeyPatch, folder: Path
+) -> tuple[str, str, str]:
+    monkeypatch.setenv("STEPSPEC_CACHE_DIR", str(folder))
+    cpu.Kernel(kernel.function, kernel.form, kernel.parameters, kernel.returns).address(dtype)
+    callback: Any = compilation._alive[-1]
+    assembly: str = callback._library.get_asm_str()
+    return assembly.partition(f"{callback.native_name}:")
