@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from stepspec.generator import language
+from stepspec.generator.errors import Problem, SpecError
 from stepspec.generator.ir import (
     Assign,
     Binary,
@@ -61,10 +62,34 @@ class Cost:
 def compile_variants(rule: Rule) -> tuple[Variant, ...]:
     """Return every variant of `rule`, specialised, folded and lowered."""
     done = []
-    for choice in variants(rule):
-        statements = straight_line(rule, choice)
-        done.append(Variant(choice, statements, lower(statements)))
+    choices = variants(rule)
+    straight = [straight_line(rule, choice) for choice in choices]
+    # a kernel's scalar is found by its name: what passes or the user set must not be called like the host's
+    taken = {s.target.name for statements in straight for s in statements if s.target.stage}
+    taken |= {h.name for h in rule.spec.own_hyperparameters}
+    host: dict[str, Expr] = {}
+    for choice, statements in zip(choices, straight, strict=True):
+        _check_host_size(rule, statements)
+        program = lower(statements, host, taken)
+        host |= program.host
+        taken |= {name.name for _, kernel in program.stages for name in getattr(kernel, "returns", ())}
+        done.append(Variant(choice, statements, program))
     return tuple(done)
+
+
+def _check_host_size(rule: Rule, statements: Statements) -> None:
+    """Refuse a number that the host would compute by a formula without end: locals are written out in it."""
+    sizes: dict[tuple[str, int], int] = {}
+    for s in statements:
+        if s.value.stage == 0:
+            size = sum(sizes.get((n.name, n.version), 1) if isinstance(n, Name) else 1 for n in walk(s.value))
+            if size > language.LONGEST_HOST_FORMULA:
+                message = f"'{s.target.name}' takes more than {language.LONGEST_HOST_FORMULA} operations"
+                problem = Problem(
+                    s.target.span if s.target.span.line else s.span, message, "shorten the rule"
+                )
+                raise SpecError(rule.spec.source, [problem])
+            sizes[s.target.name, s.target.version] = size
 
 
 def cost(variant: Variant) -> Cost:

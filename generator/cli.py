@@ -117,4 +117,7 @@ def _check(options: argparse.Namespace) -> int:
         except SpecError as error:
             wrong += 1
             print(f"{error}\n", file=sys.stderr)
+        except OSError as error:
+            wrong += 1
+            print(f"stepspec: {error}\n", file=sys.stderr)
     return int(wrong > 0)

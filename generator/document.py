@@ -4,6 +4,7 @@ Built from PyYAML's events instead of its loader, which drops repeated keys, exp
 `no` and `1e-8` to a bool and a string. Nothing in a document is ever executed.
 """
 
+import re
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -12,6 +13,8 @@ import yaml
 from stepspec.generator.errors import Problem, Problems, Source, Span, SpecError
 
 DEEPEST = 12
+# what ends a line for YAML alone: places behind it would be wrong
+LINE_BREAKS = re.compile("[\r\x85\u2028\u2029]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,8 +58,14 @@ Node: TypeAlias = Scalar | Items | Table
 
 def read(source: Source, problems: Problems) -> Table:
     """Return the document of `source`, which must be one mapping; raise SpecError where it cannot be read."""
+    if found := LINE_BREAKS.search(source.text):
+        hint = "end lines with a newline"
+        raise _refusal(source, _place_of(source, found.start()), "an unusual line break", hint)
+    builder = _Builder(source, problems)
     try:
-        events = list(yaml.parse(source.text, Loader=yaml.SafeLoader))
+        # one by one: YAML takes minutes for a text that is nested deeply, the builder stops it early
+        for event in yaml.parse(source.text, Loader=yaml.SafeLoader):
+            builder.take(event)
     except yaml.reader.ReaderError as error:
         raise _refusal(
             source, _place_of(source, error.position), "a character that YAML does not allow"
@@ -66,9 +75,6 @@ def read(source: Source, problems: Problems) -> Table:
         span = Span(mark.line + 1, mark.column + 1) if mark else Span(1, 1)
         hint = "indent with spaces" if "\t" in source.line(span.line) else ""
         raise _refusal(source, span, f"not valid YAML: {error.problem}", hint) from None
-    builder = _Builder(source, problems)
-    for event in events:
-        builder.take(event)
     root = builder.root
     if root is None or (isinstance(root, Scalar) and not root.text):
         raise _refusal(source, Span(1, 1), "the spec is empty", "start with 'name:'")

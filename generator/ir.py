@@ -243,6 +243,11 @@ class If:
 Statement: TypeAlias = Assign | If
 
 
+def kernel_name(name: Name) -> str:
+    """Return how a kernel calls a value: the new value of a state or of the weight is `new_mom`."""
+    return f"new_{name.name}" if name.version and name.kind in (Kind.STATE, Kind.ARRAY) else name.name
+
+
 def is_condition(expr: Expr) -> bool:
     """Tell whether `expr` is true or false instead of a number."""
     match expr:

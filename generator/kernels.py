@@ -4,11 +4,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from stepspec.generator.analysis import Variant
-from stepspec.generator.ir import Assign, Compare, Expr, Extent, Name, Reduction, names
+from stepspec.generator.ir import Assign, Compare, Expr, Extent, Name, Reduction, kernel_name, names
 from stepspec.generator.parse import Rule
 from stepspec.generator.passes import Choice
-from stepspec.generator.printer import KernelPrinter, ScalarPrinter, local_name
-from stepspec.generator.stages import ArrayKernel, Kernel, ScalarKernel, newest_versions, words
+from stepspec.generator.printer import KernelPrinter, ScalarPrinter
+from stepspec.generator.stages import ArrayKernel, Kernel, ScalarKernel, words
 from stepspec.generator.text import assignment, call, indented
 
 
@@ -108,8 +108,7 @@ def _atom_word(rule: Rule, atom: Expr) -> str:
 
 def _results(kernel: Kernel) -> tuple[str, ...]:
     if isinstance(kernel, ScalarKernel):
-        newest = newest_versions(kernel)
-        return tuple(local_name(name, newest) for name in kernel.returns)
+        return tuple(kernel_name(name) for name in kernel.returns)
     written = tuple(name for name, _ in kernel.arrays if name in dict(kernel.writes))
     return tuple(s.target.name for s in kernel.reductions) or written
 
@@ -122,7 +121,7 @@ class _ScalarLines:
 
     def __init__(self, kernel: ScalarKernel) -> None:
         self.kernel = kernel
-        self.printer = ScalarPrinter(newest_versions(kernel))
+        self.printer = ScalarPrinter()
 
     @property
     def used(self) -> set[str]:
@@ -166,7 +165,7 @@ class _ArrayLines:
             if by_rows
             else {Extent.ELEMENT: "[i]"}
         )
-        self.printer = KernelPrinter({n: subscripts[e] for n, e in kernel.arrays}, newest_versions(kernel))
+        self.printer = KernelPrinter({n: subscripts[e] for n, e in kernel.arrays})
         self.produced = {(s.target.name, s.target.version): s for s in kernel.statements}
         self.noted: set[str] = set()
         self.rounds = self._rounds()
@@ -266,9 +265,7 @@ class _ArrayLines:
         matrices = [n for n, e in kernel.arrays if e is Extent.ELEMENT]
         vectors = [n for n, e in kernel.arrays if e is Extent.ROW]
         row_reductions = [s for s in kernel.statements if isinstance(s.value, Reduction)]
-        terms = {
-            s.target: f"{s.target.name}_terms" if len(row_reductions) > 1 else "terms" for s in row_reductions
-        }
+        terms = {s.target: f"terms_{n}" if n > 1 else "terms" for n, s in enumerate(row_reductions, 1)}
         lines = [f"{word} = np.empty({matrices[0]}.shape[1], {matrices[0]}.dtype)" for word in terms.values()]
         inside: list[str] = []
         last = max(self.rounds.values(), default=0)
@@ -332,7 +329,8 @@ class _ArrayLines:
                 for inner in self._elementwise(names(value)):
                     lines += assignment(self.printer.name(inner.target), self.printer.text(inner.value), 8)
                 lines += [*self._note(s), f"{s.target.name}[i] = {self.printer.text(value)}"]
-        return [f"for i in range({columns[0]}.size):", *indented(lines)] if lines else []
+        count = f"{columns[0]}.size" if columns else f"{self.kernel.arrays[0][0]}.shape[1]"
+        return [f"for i in range({count}):", *indented(lines)] if lines else []
 
     def _elementwise(self, roots: Iterable[Name]) -> list[Assign]:
         """Return the statements along columns that `roots` need, in order."""

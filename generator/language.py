@@ -36,6 +36,8 @@ RESERVED = frozenset(
     create_state create_state_multi_precision update update_multi_precision step fused_step host requirements
     set_learning_rate set_lr_mult set_wd_mult uses_wd frozen_at_zero_rate refuses_empty elements rows scalars
     norm mean total largest where power spread clip_between
+    row_norm row_sum row_mean row_max column_norm column_sum column_mean column_max
+    lr_mult wd_mult update_count bool dict float int min range str super tuple
     """.split()
 )
 
@@ -43,6 +45,7 @@ LARGEST_POWER = 8
 MOST_VARIANTS = 8
 MOST_NESTING = 60
 LONGEST_UPDATE = 20_000
+LONGEST_HOST_FORMULA = 150
 
 
 @dataclass(frozen=True, slots=True)

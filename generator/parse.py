@@ -7,7 +7,7 @@ import ast
 import math
 import warnings
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from stepspec.generator import language
 from stepspec.generator.errors import Problems, Span, nearest
@@ -193,10 +193,14 @@ class _Reader:
         try:
             condition = self._condition(tree.body)
             for name in names(condition):
-                allowed = name.kind in (Kind.HYPERPARAMETER, Kind.STATIC)
+                # a requirement is on the optimizer: no tensor is there yet
+                per_tensor = key == "require" and name.varies is Extent.TENSOR
+                allowed = name.kind in (Kind.HYPERPARAMETER, Kind.STATIC) and not per_tensor
                 if not allowed or name.name in ("rescale_grad", "clip_gradient"):
                     self.problems.add(
-                        name.span, f"{key} cannot depend on '{name.name}'", "use hyperparameters and flags"
+                        name.span,
+                        f"{key} cannot depend on '{name.name}'",
+                        "use hyperparameters" if key == "require" else "use hyperparameters and flags",
                     )
                     raise _MistakeError
         except _MistakeError:
@@ -270,7 +274,8 @@ class _Reader:
             raise self.wrong(target, f"'{name}' has a meaning already", "use a new name")
         if name in language.RESERVED or name in language.COMMON_ARGUMENTS:
             raise self.wrong(target, f"'{name}' is used by the generated code", "use a new name")
-        if name.startswith("_") or (name.startswith("new_") and name[4:] in {*self.scope.states, "weight"}):
+        values = {f"new_{stored}" for stored in ("weight", *self.scope.states)}
+        if name.startswith(("_", "terms_")) or name in values:
             raise self.wrong(target, f"'{name}' is used by the generated code", "use a new name")
         if not name.isascii():
             raise self.wrong(target, f"'{name}' is not ASCII")
@@ -347,6 +352,11 @@ class _Reader:
                 return Binary(ARITHMETIC[type(op)], self._number(left), self._number(right), span=span)
             case ast.BinOp():
                 raise self.wrong(node, "this operator cannot stand in a rule", "use + - * / and **")
+            case ast.Compare(
+                ops=[op], left=ast.Name(id="ndim") as left, comparators=[ast.Constant() as right]
+            ) if type(op) in COMPARISONS:
+                ndim = replace(self.scope.names["ndim"], span=self.span(left))
+                return Compare(COMPARISONS[type(op)], ndim, self._constant(right), span=span)
             case ast.Compare(ops=[op], left=left, comparators=[right]) if type(op) in COMPARISONS:
                 return Compare(COMPARISONS[type(op)], self._number(left), self._number(right), span=span)
             case ast.Compare(ops=ops):
@@ -379,6 +389,8 @@ class _Reader:
 
     def _name(self, node: ast.Name) -> Name:
         name, scope = node.id, self.scope
+        if name in language.STATIC_NAMES:
+            raise self.wrong(node, f"{name} can only be compared with a number", f"write it as {name} > 1")
         if name in scope.names:
             scope.read.add(name)
             found = scope.names[name]

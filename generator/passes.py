@@ -3,6 +3,7 @@
 statements = prune(fold(specialise(rule, choice)))
 """
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from itertools import product
@@ -36,6 +37,9 @@ from stepspec.generator.ir import (
     walk,
 )
 from stepspec.generator.parse import Rule
+
+# numbers beyond e**709 are no floats
+LARGEST_LOG = 709
 
 Choice: TypeAlias = Mapping[Expr, bool]
 Statements: TypeAlias = tuple[Assign, ...]
@@ -85,20 +89,25 @@ def specialise(rule: Rule, choice: Choice) -> Statements:
     """
     absent = {name for name, condition in rule.presence.items() if not _holds(condition, choice)}
     current: dict[str, Expr] = dict(_pinned(rule, choice))
-    for state in rule.spec.states:
-        if state.name in absent:
-            weight = Name("weight", Kind.ARRAY, Extent.ELEMENT, 1)
-            current[state.name] = weight if isinstance(state.init, str) else Constant(state.init)
-    per = {s.name: s.per for s in rule.spec.states if s.name not in absent} | {"weight": Extent.ELEMENT}
     versions: dict[str, int] = {}
     done: list[Assign] = []
+    for state in rule.spec.states:
+        if state.name in absent and isinstance(state.init, str):
+            # a name of its own, which stays what it is when weight is assigned
+            target = Name(state.name, Kind.LOCAL, Extent.ELEMENT, 1, 1)
+            weight = Name("weight", Kind.ARRAY, Extent.ELEMENT, 1)
+            current[state.name], versions[state.name] = target, 1
+            done.append(Assign(target, weight, f"{state.name} = weight", state.span))
+        elif state.name in absent:
+            current[state.name] = Constant(float(state.init))
+    per = {s.name: s.per for s in rule.spec.states if s.name not in absent} | {"weight": Extent.ELEMENT}
 
     def resolve(expr: Expr) -> Expr:
         if expr in choice:
             return Truth(choice[expr], span=expr.span)
         if isinstance(expr, Name):
             return replace(current[expr.name], span=expr.span) if expr.name in current else expr
-        return rebuild(expr, resolve)
+        return _keep_extent(expr, rebuild(expr, resolve))
 
     def run(statements: Iterable[Statement]) -> None:
         for statement in statements:
@@ -134,7 +143,7 @@ def fold(statements: Statements) -> Statements:
         if isinstance(expr, Name):
             known = current.get((expr.name, expr.version))
             return expr if known is None else replace(known, span=expr.span)
-        return _fold_node(rebuild(expr, resolve))
+        return _fold_node(_keep_extent(expr, rebuild(expr, resolve)))
 
     for statement in statements:
         value, target = resolve(statement.value), statement.target
@@ -235,17 +244,17 @@ def _fold_node(expr: Expr) -> Expr:
         case Power(base=base, exponent=Constant(value=1.0)):
             return base
         case Power(base=Constant(value=base), exponent=Constant(value=exponent)) if (
-            base > 0 and abs(exponent) <= 64
+            base > 0 and abs(exponent) <= 64 and abs(exponent * math.log(base)) < LARGEST_LOG
         ):
             return Constant(base**exponent, span=expr.span)
-        case Call(
-            function="sqrt" | "abs" | "sign" | "square" | "clip" | "tanh", arguments=(Constant(value=0.0), *_)
-        ):
+        case Call(function="sqrt" | "abs" | "square" | "tanh", arguments=(Constant(value=0.0),)):
             return Constant(0.0, span=expr.span)
+        case Call(function="clip", arguments=(Constant(value=0.0), _)):
+            return Constant(0.0, span=expr.span)
+        case Call(function="sign", arguments=(value,)) if value.stage == 0:
+            return _sign_of_number(value)
         case Reduction(value=Spread(value=Constant(value=0.0)) | Constant(value=0.0)):
             return Constant(0.0, span=expr.span)
-        case Reduction(value=value) if value.extent.is_scalar:
-            return _reduce_scalar(expr, value)
         case Compare(operator=operator, left=Constant(value=a), right=Constant(value=b)):
             return Truth(_compare(operator, a, b), span=expr.span)
         case Not(value=Truth(value=v)):
@@ -264,16 +273,25 @@ def _fold_node(expr: Expr) -> Expr:
             return expr
 
 
-def _reduce_scalar(expr: Reduction, value: Expr) -> Expr:
-    """Keep the operand's extent where folding made a number of it: the count of elements still matters."""
-    return replace(expr, value=Spread(value, Extent.ELEMENT))
+def _keep_extent(old: Expr, new: Expr) -> Expr:
+    """Keep the extent of what is reduced where less became of it: the count of elements still matters."""
+    if isinstance(old, Reduction) and isinstance(new, Reduction) and new.value.extent is not old.value.extent:
+        return replace(new, value=Spread(new.value, old.value.extent))
+    return new
+
+
+def _sign_of_number(value: Expr) -> Expr:
+    """Return the sign of what the host knows as a choice: only arrays have a function for it."""
+    zero, one = Constant(0.0), Constant(1.0)
+    below = _fold_node(Select(_fold_node(Compare("<", value, zero)), Constant(-1.0), zero))
+    return _fold_node(Select(_fold_node(Compare(">", value, zero)), one, below))
 
 
 def _fold_binary(expr: Binary) -> Expr:
     left, right, span = expr.left, expr.right, expr.span
     match expr.operator, left, right:
-        case operator, Constant(value=a), Constant(value=b) if not (operator == "/" and b == 0):
-            return Constant({"+": a + b, "-": a - b, "*": a * b, "/": a / (b or 1.0)}[operator], span=span)
+        case operator, Constant(value=a), Constant(value=b) if math.isfinite(c := _compute(operator, a, b)):
+            return Constant(c, span=span)
         case "*", Constant(value=0.0), _:
             return left
         case "*", _, Constant(value=0.0):
@@ -288,6 +306,12 @@ def _fold_binary(expr: Binary) -> Expr:
             return Negative(kept, span=span)
         case _:
             return expr
+
+
+def _compute(operator: str, a: float, b: float) -> float:
+    """Return `a operator b`; nan if b is a divisor of 0."""
+    quotient = a / b if b else math.nan
+    return {"+": a + b, "-": a - b, "*": a * b, "/": quotient}[operator]
 
 
 def _compare(operator: str, a: float, b: float) -> bool:

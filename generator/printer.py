@@ -9,6 +9,7 @@ from stepspec.generator.ir import (
     Compare,
     Constant,
     Expr,
+    Extent,
     Kind,
     Logic,
     Name,
@@ -19,6 +20,7 @@ from stepspec.generator.ir import (
     Select,
     Spread,
     Truth,
+    kernel_name,
 )
 from stepspec.generator.spec import number_text
 
@@ -142,9 +144,13 @@ class ReferencePrinter(Printer):
     def call(self, expr: Call) -> str:
         if not expr.stage:
             return _host_call(self, expr)
-        if expr.extent.is_scalar or expr.function == "clip":
+        if expr.extent.is_scalar:
             return super().call(expr)
-        arguments = ", ".join(self._beside_array(a) for a in expr.arguments)
+        first, *others = expr.arguments
+        # a clipped array gives its dtype to bounds that the host knows
+        plain = expr.function == "clip" and not first.extent.is_scalar
+        texts = [self.text(a) if plain and not a.stage else self._beside_array(a) for a in others]
+        arguments = ", ".join([self._beside_array(first), *texts])
         return f"{self.use(language.FUNCTIONS[expr.function].spelling[len(expr.arguments)])}({arguments})"
 
     def power(self, expr: Power) -> tuple[str, int]:
@@ -170,7 +176,9 @@ class ReferencePrinter(Printer):
         return f"{self.use(language.REDUCTIONS[expr.function][expr.per.word])}({self.text(expr.value)})"
 
     def spread(self, expr: Spread) -> tuple[str, int]:
-        return self.spread_like(expr, "weight"), ATOM
+        # what is summed has the shape of rows or columns: some array must lend it
+        per = {Extent.ROW: "row_sum", Extent.COLUMN: "column_sum"}.get(expr.over)
+        return self.spread_like(expr, f"{self.use(per)}(weight)" if per else "weight"), ATOM
 
     def spread_like(self, expr: Spread, like: str) -> str:
         """Return the text of a value repeated over the array called `like`."""
@@ -202,19 +210,17 @@ class KernelPrinter(Printer):
 
     Args:
         subscripts: array parameter -> its subscript where the text stands.
-        newest: name -> its last version, which gets the author's word.
     """
 
-    def __init__(self, subscripts: Mapping[str, str], newest: Mapping[str, int]) -> None:
+    def __init__(self, subscripts: Mapping[str, str]) -> None:
         super().__init__()
         self.subscripts = subscripts
-        self.newest = newest
 
     def name(self, name: Name) -> str:
         stored = name.version == 0 or name.kind is Kind.LOCAL
         if stored and name.name in self.subscripts:
             return f"{name.name}{self.subscripts[name.name]}"
-        return local_name(name, self.newest)
+        return kernel_name(name)
 
     def constant(self, value: float) -> str:
         raise AssertionError("constants are scalars of the kernel")
@@ -223,22 +229,11 @@ class KernelPrinter(Printer):
 class ScalarPrinter(Printer):
     """Numbers of one tensor in float64, between two passes."""
 
-    def __init__(self, newest: Mapping[str, int]) -> None:
-        super().__init__()
-        self.newest = newest
-
     def name(self, name: Name) -> str:
-        return local_name(name, self.newest)
+        return kernel_name(name)
 
     def constant(self, value: float) -> str:
         return repr(value)
-
-
-def local_name(name: Name, newest: Mapping[str, int]) -> str:
-    """Return how a kernel calls a value: the new value of a state or of the weight is `new_mom`."""
-    if name.version and name.kind in (Kind.STATE, Kind.ARRAY):
-        return f"new_{name.name}" + (f"_{name.version}" if name.version < newest[name.name] else "")
-    return f"{name.name}_{name.version}" if name.version > 1 else name.name
 
 
 def needs_math(expr: Expr) -> bool:

@@ -220,7 +220,7 @@ class _Reader:
     def _name(self, node: Node | None, stem: str) -> str:
         name = self._text(node, "name")
         if node is not None and name:
-            if not re.match(r"[A-Z][A-Za-z0-9]*$", name):
+            if not re.match(r"[A-Z][A-Za-z0-9]*$", name) or keyword.iskeyword(name):
                 self.problems.add(
                     node.span, f"'{name}' cannot name a class", "write it as NAG or GroupAdaGrad"
                 )
@@ -229,6 +229,8 @@ class _Reader:
                 self.problems.add(
                     node.span, f"the optimizer '{name}' stands in a file called '{stem}.yaml'", hint
                 )
+            elif keyword.iskeyword(stem):
+                self.problems.add(node.span, f"'{stem}' cannot name a module", "choose another name")
         return name
 
     def _paper(self, node: Node | None) -> str:
@@ -251,6 +253,10 @@ class _Reader:
         ]
         for item, what in named:
             self._check_name(item.name, item.span, what)
+            if item.name in {f"new_{name}" for name in ("weight", *(s.name for s in spec.states))}:
+                self.problems.add(
+                    item.span, f"'{item.name}' cannot name a {what}: the generated code uses it"
+                )
             if item.name in seen:
                 self.problems.add(item.span, f"'{item.name}' is a {seen[item.name]} already")
             seen[item.name] = what
@@ -266,6 +272,8 @@ class _Reader:
         }
         if not IDENTIFIER.match(name) or keyword.iskeyword(name) or keyword.issoftkeyword(name):
             self.problems.add(span, f"'{name}' cannot name a {what}", "use letters, digits and underscores")
+        elif name.startswith("terms_"):
+            self.problems.add(span, f"'{name}' cannot name a {what}: the generated code uses it")
         elif name in taken:
             self.problems.add(span, f"'{name}' cannot name a {what}: {taken[name]} uses it")
 
@@ -363,6 +371,9 @@ class _Reader:
 
     def _formula(self, node: Node, what: str) -> Formula | None:
         if isinstance(node, Scalar) and node.style in ("plain", "quoted") and node.text.strip():
+            if _unprintable(node.text):
+                self.problems.add(node.span, f"{what} holds a character that cannot stand in a docstring")
+                return None
             quote = node.style == "quoted"
             return Formula(node.text, node.span.line, node.span.column - 1 + quote)
         self.problems.add(node.span, f"{what} must be a condition such as momentum > 0")
@@ -381,12 +392,16 @@ class _Reader:
             self.problems.add(node.span, "update is empty")
         elif len(node.text) > language.LONGEST_UPDATE:
             self.problems.add(node.span, f"update is longer than {language.LONGEST_UPDATE} characters")
-        elif "\t" in node.text:
-            before = node.text[: node.text.index("\t")]
+        elif found := _unprintable(node.text.replace("\n", " ")):
+            before = node.text[: found.start()]
             span = Span(
                 node.span.line + 1 + before.count("\n"), node.indent + len(before.split("\n")[-1]) + 1
             )
-            self.problems.add(span, "a tab in a formula", "indent with spaces")
+            if found[0] == "\t":
+                self.problems.add(span, "a tab in a formula", "indent with spaces")
+            else:
+                hint = "break a long line inside brackets" if found[0] == "\\" else ""
+                self.problems.add(span, "a character that cannot stand in a docstring", hint)
         else:
             return Formula(node.text, node.span.line + 1, node.indent)
         return Formula("", node.span.line, 0)
@@ -403,7 +418,7 @@ class _Reader:
             return ""
         if not node.text.strip():
             self.problems.add(node.span, f"{what} is empty")
-        elif '"""' in node.text or "\\" in node.text or not node.text.isprintable():
+        elif _unprintable(node.text):
             self.problems.add(node.span, f"{what} holds a character that cannot stand in a docstring")
         return node.text.strip()
 
@@ -428,6 +443,12 @@ class _Reader:
         hint = 'quote it: "[0, 1)"' if isinstance(node, Items) else 'write it as "[0, 1)" or "(0, inf)"'
         self.problems.add(node.span, "range must be an interval of two numbers", hint)
         return ANY_NUMBER
+
+
+def _unprintable(text: str) -> re.Match[str] | None:
+    """Return the first place in `text` that cannot stand in the docstring of the generated class, or None."""
+    found = re.finditer(r'"""|.', text, re.DOTALL)
+    return next((m for m in found if m[0] in ('"""', "\\") or not m[0].isprintable()), None)
 
 
 def _truth(node: Node) -> bool | None:

@@ -1,14 +1,15 @@
 """From straight-line statements to a Program: which kernels run in which order, and what each one needs.
 
-    program = split_into_stages(hoist(name_reductions(statements)))
+    program = split_into_stages(hoist(name_reductions(name_versions(statements))))
 
 Only the last array kernels write weights and states; what they need of earlier stages they recompute from the
 old values, so that nothing is ever half-written. Row reductions end no stage: a chunk holds whole rows.
 """
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import TypeAlias
 
 from stepspec.generator.ir import (
@@ -27,6 +28,7 @@ from stepspec.generator.ir import (
     Select,
     Spread,
     is_condition,
+    kernel_name,
     names,
     rebuild,
 )
@@ -34,6 +36,7 @@ from stepspec.generator.passes import Statements, condition_or_number, outputs, 
 from stepspec.generator.spec import number_text
 
 LONGEST_NAME = 40
+EMPTY: Mapping[str, Expr] = MappingProxyType({})
 NUMBER_WORDS = {0.0: "zero", 1.0: "one", 2.0: "two", 3.0: "three", 4.0: "four", 0.5: "half"}
 OPERATOR_WORDS = {"+": "plus", "-": "minus", "*": "times", "/": "over"}
 COMPARISON_WORDS = {
@@ -75,8 +78,8 @@ class ArrayKernel:
     @property
     def by_rows(self) -> bool:
         """Whether rows and columns must be told apart."""
-        values = [s.target for s in self.statements] + [n for s in self.reductions for n in names(s.value)]
-        extents = [extent for _, extent in self.arrays] + [v.extent for v in values]
+        extents = [extent for _, extent in self.arrays] + [s.target.extent for s in self.statements]
+        extents += [e for s in self.reductions for e in (_walked(s), *(n.extent for n in names(s.value)))]
         partial = any(not e.is_scalar and e is not Extent.ELEMENT for e in extents)
         return partial or any(s.target.extent is Extent.COLUMN for s in self.reductions)
 
@@ -108,9 +111,42 @@ class Program:
     tensor_states: dict[str, str]
 
 
-def lower(statements: Statements) -> Program:
-    """Return the kernels of one variant."""
-    return split_into_stages(hoist(name_reductions(statements)))
+def lower(statements: Statements, host: Mapping[str, Expr] = EMPTY, taken: Iterable[str] = ()) -> Program:
+    """Return the kernels of one variant.
+
+    Args:
+        statements: what the variant computes.
+        host: the scalars that the host computes for other variants, by name: a class has one of each name.
+        taken: names that are no scalar's to take.
+    """
+    return split_into_stages(hoist(name_reductions(name_versions(statements)), host, taken))
+
+
+def name_versions(statements: Statements) -> Statements:
+    """Return the statements with a name of its own for every value but the stored, and the last of a state.
+
+    Example: `g = grad`, `g = 2 * g` becomes `g = grad`, `g_2 = 2 * g`.
+    """
+    free = _Names(n.name for s in statements for n in (s.target, *names(s.value)))
+    last = set(outputs(statements).values())
+    renamed: dict[Name, Name] = {}
+
+    def resolve(expr: Expr) -> Expr:
+        return renamed.get(expr, expr) if isinstance(expr, Name) else rebuild(expr, resolve)
+
+    done = []
+    for statement in statements:
+        value, old = resolve(statement.value), statement.target
+        new = old
+        if old.kind is Kind.LOCAL and old.version > 1:
+            new = replace(old, name=free.fresh(f"{old.name}_{old.version}"), version=1)
+        elif old.kind is not Kind.LOCAL and old not in last:
+            # no state any more, but a number between two of its values
+            name = free.fresh(f"new_{old.name}_{old.version}")
+            new = replace(old, name=name, kind=Kind.LOCAL, version=1)
+        renamed[old] = new
+        done.append(replace(statement, target=new, value=value))
+    return tuple(done)
 
 
 def name_reductions(statements: Statements) -> Statements:
@@ -139,14 +175,16 @@ def name_reductions(statements: Statements) -> Statements:
     return tuple(done)
 
 
-def hoist(statements: Statements) -> Hoisted:
+def hoist(statements: Statements, host: Mapping[str, Expr] = EMPTY, taken: Iterable[str] = ()) -> Hoisted:
     """Return the statements with every scalar part of an array formula replaced by a name.
 
     What the host knows becomes a scalar that it computes once per call; what only a reduction tells becomes a
     statement of its own. Examples: `(1 - beta1) * g` becomes `one_minus_beta1 * g`; `lr * trust * g` becomes
     `lr_times_trust = lr * trust` and `lr_times_trust * g`. Conditions become 1 or 0.
+
+    `host` and `taken` are as in `lower`.
     """
-    return _Hoister(statements).run(statements)
+    return _Hoister(statements, host, taken).run(statements)
 
 
 class _Names:
@@ -155,10 +193,10 @@ class _Names:
     def __init__(self, taken: Iterable[str]) -> None:
         self._taken = set(taken)
 
-    def fresh(self, wanted: str) -> str:
+    def fresh(self, wanted: str, unfit: Callable[[str], bool] = lambda _: False) -> str:
         base = wanted if len(wanted) <= LONGEST_NAME else "scalar"
         name, number = base, 1
-        while name in self._taken:
+        while name in self._taken or unfit(name):
             number += 1
             name = f"{base}_{number}"
         self._taken.add(name)
@@ -166,8 +204,10 @@ class _Names:
 
 
 class _Hoister:
-    def __init__(self, statements: Statements) -> None:
+    def __init__(self, statements: Statements, host: Mapping[str, Expr], taken: Iterable[str]) -> None:
         self._free = _Names(n.name for s in statements for n in (s.target, *names(s.value)))
+        self._others = host
+        self._taken = frozenset(taken)
         self._host: dict[str, Expr] = {}
         self._named: dict[Expr, str] = {}
         self._locals: dict[tuple[str, int], Expr] = {}
@@ -216,9 +256,8 @@ class _Hoister:
         if isinstance(expr, Name):
             return expr
         if expr not in self._device:
-            name = Name(
-                self._free.fresh(words(expr)), Kind.LOCAL, Extent.TENSOR, expr.stage, 1, span=expr.span
-            )
+            word = self._free.fresh(words(expr), self._others.__contains__)
+            name = Name(word, Kind.LOCAL, Extent.TENSOR, expr.stage, 1, span=expr.span)
             self._done.append(Assign(name, self._scalar(expr), "", expr.span))
             self._device[expr] = name
         return self._device[expr]
@@ -228,10 +267,19 @@ class _Hoister:
             return expr
         inlined = self._inline(expr)
         if inlined not in self._named:
-            own = isinstance(expr, Name) and expr.name not in self._host
-            self._named[inlined] = words(expr) if own else self._free.fresh(words(expr))
+            self._named[inlined] = self._new_host_name(expr, inlined)
             self._host[self._named[inlined]] = inlined
         return Name(self._named[inlined], Kind.HOST, Extent.TENSOR, 0, span=expr.span)
+
+    def _new_host_name(self, expr: Expr, value: Expr) -> str:
+        """Return a name for `value`, the same as in other variants if they have it."""
+
+        def unfit(name: str) -> bool:
+            return name in self._host or name in self._taken or self._others.get(name, value) != value
+
+        if isinstance(expr, Name) and not unfit(expr.name):
+            return expr.name
+        return self._free.fresh(words(expr), unfit)
 
 
 def split_into_stages(hoisted: Hoisted) -> Program:
@@ -279,7 +327,7 @@ class _Splitter:
         } | {(n.name, n.version) for n in self.outputs.values()}
         returns = tuple(s.target for s in group if (s.target.name, s.target.version) in wanted)
         scalars = [n for s in group for n in names(s.value) if (n.name, n.version) not in inside]
-        return ScalarKernel(_unique(n.name for n in scalars), group, returns)
+        return ScalarKernel(_unique(kernel_name(n) for n in scalars), group, returns)
 
     def _array_kernel(self, reductions: Statements, writes: dict[str, Name]) -> ArrayKernel:
         roots = [n for s in reductions for n in names(s.value)] + list(writes.values())
@@ -291,7 +339,10 @@ class _Splitter:
         outer = [n for n in read if (n.name, n.version) not in inside]
         arrays = {n.name: n.extent for n in outer if not n.extent.is_scalar}
         arrays |= {name: value.extent for name, value in writes.items()}
-        scalars = _unique(n.name for n in outer if n.extent.is_scalar)
+        walked = {_walked(s) for s in (*statements, *reductions)}
+        if not all(any(extent in lent for lent in arrays.values()) for extent in walked):
+            arrays["weight"] = Extent.ELEMENT  # tells how many rows, columns and elements there are
+        scalars = _unique(kernel_name(n) for n in outer if n.extent.is_scalar)
         ordered = sorted(arrays.items(), key=_array_order)
         return ArrayKernel(tuple(ordered), scalars, statements, reductions, tuple(writes.items()))
 
@@ -318,6 +369,12 @@ def _array_order(array: tuple[str, Extent]) -> tuple[int, int, str]:
 
 def _ends_stage(statement: Assign) -> bool:
     return isinstance(statement.value, Reduction) and statement.value.per is not Extent.ROW
+
+
+def _walked(statement: Assign) -> Extent:
+    """Return the axes that a kernel walks along to compute `statement`."""
+    value = statement.value
+    return value.value.extent if isinstance(value, Reduction) else value.extent
 
 
 def _is_arithmetic(statement: Assign) -> bool:
@@ -356,13 +413,3 @@ def words(expr: Expr) -> str:
             return say(condition)
         case _:
             return "scalar"
-
-
-def newest_versions(kernel: Kernel) -> dict[str, int]:
-    """Return the last version of every name that the kernel uses."""
-    newest: dict[str, int] = {}
-    reductions = kernel.reductions if isinstance(kernel, ArrayKernel) else ()
-    for statement in (*kernel.statements, *reductions):
-        for name in (statement.target, *names(statement.value)):
-            newest[name.name] = max(newest.get(name.name, 0), name.version)
-    return newest

@@ -21,6 +21,10 @@ RULES: tuple[tuple[str, dict[str, Any]], ...] = (
     ("EveryFunction", {"learning_rate": 0.9, "bound": 0.3}),
     ("Reductions", {"wd": 0.01}),
     ("Renamed", {"wd": 0.1}),
+    ("ByVariant", {"wd": 0.1}),
+    ("Collisions", {}),
+    ("Absent", {}),
+    ("Absent", {"kept": False}),
 )
 WITH_MAX = ("Reductions",)
 

@@ -88,6 +88,11 @@ def test_formulas_keep_their_tree(written: str, printed: str) -> None:
         ("lr * grad ** 1.0 * 1", None),
         ("1 / 0 * grad", "1 / 0 * grad"),
         ("--grad", "grad"),
+        ("sign(0 * grad - 5) * grad", "-1 * grad"),
+        ("sign(0 * grad + lr) * grad", "(1 if lr > 0 else -1 if lr < 0 else 0) * grad"),
+        ("clip(0 * grad, 1, 2) * grad", "min(max(0, 1), 2) * grad"),
+        ("1e200 * 1e200 * grad", "1e+200 * 1e+200 * grad"),
+        ("1e300 ** 2 * grad", "1e+300**2 * grad"),
     ],
 )
 def test_fold(written: str, folded: str | None) -> None:

@@ -24,11 +24,18 @@ BAD = sorted((TESTS / "bad_specs").glob("*.yaml"))
 
 # mistakes that relate two places of a file, or its text, which a schema does not see
 BEYOND_SCHEMA = {
+    "backslash_in_rule": "the formulas",
     "control_character": "the text",
     "default_outside": "a default and its range",
     "duplicate_hyperparameter": "a key given twice",
     "duplicate_key": "a key given twice",
     "empty_range": "the two ends of a range",
+    "hyperparameter_like_new_weight": "two names",
+    "import": "the file's name",
+    "newline_in_requirement": "the formulas",
+    "none": "Python's keywords",
+    "quotes_in_comment": "the formulas",
+    "quotes_in_condition": "the formulas",
     "state_name_clash": "two names",
     "tab_in_rule": "the formulas",
     "update_folded": "how the text is written",
