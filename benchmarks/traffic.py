@@ -5,7 +5,7 @@ from importlib.resources import as_file, files
 import stepspec
 from stepspec.generator.analysis import compile_variants, cost
 from stepspec.generator.parse import parse
-from stepspec.generator.spec import load
+from stepspec.generator.reader import load
 
 
 def bytes_per_element(name: str, itemsize: int = 4) -> int:

@@ -18,12 +18,13 @@ from stepspec.generator.ir import (
     Reduction,
     Select,
     Statement,
+    Statements,
     names,
     walk,
 )
 from stepspec.generator.lazy import lazy_conditions
 from stepspec.generator.parse import Rule
-from stepspec.generator.passes import Choice, Statements, outputs, straight_line, variants
+from stepspec.generator.passes import Choice, outputs, straight_line, variants
 from stepspec.generator.stages import ArrayKernel, Program, lower
 
 

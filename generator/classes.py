@@ -1,17 +1,17 @@
 """A rule and its variants -> the parts of the generated optimizer class, as finished lines."""
 
-import textwrap
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from stepspec.generator import analysis, language
+from stepspec.generator import analysis
 from stepspec.generator.analysis import Variant
+from stepspec.generator.docs import docstring, sentence, state_doc
 from stepspec.generator.errors import Problem, SpecError
 from stepspec.generator.ir import Expr, Extent, Kind, Name, Spread, names
 from stepspec.generator.parse import Rule
 from stepspec.generator.passes import Choice, outputs, static_atoms
 from stepspec.generator.printer import HostPrinter, ReferencePrinter, needs_math
-from stepspec.generator.spec import Hyperparameter, State, number_text
+from stepspec.generator.spec import Hyperparameter, State
 from stepspec.generator.text import WIDTH, assignment, call, choice, formula, indented
 
 
@@ -46,13 +46,13 @@ def print_class(rule: Rule, variants: tuple[Variant, ...]) -> ClassText:
     kinds = {"Flag" if h.is_switch else "Hyperparameter" for h in rule.spec.own_hyperparameters}
     return ClassText(
         name=rule.spec.name,
-        summary=_sentence(rule.spec.summary),
-        docstring=tuple(_docstring(rule)),
+        summary=sentence(rule.spec.summary),
+        docstring=tuple(docstring(rule)),
         attributes=tuple(_attributes(rule, host)),
         init=tuple(_init(rule)),
         layout=layout,
         variant=variant,
-        state_doc=tuple(_state_doc(rule)),
+        state_doc=tuple(state_doc(rule)),
         step=tuple(step),
         fused_store=_fused_store(variants),
         reference=reference,
@@ -62,79 +62,7 @@ def print_class(rule: Rule, variants: tuple[Variant, ...]) -> ClassText:
     )
 
 
-def _sentence(text: str) -> str:
-    return text if text.endswith((".", "!", "?")) else f"{text}."
-
-
 # documentation
-
-
-def _docstring(rule: Rule) -> list[str]:
-    spec = rule.spec
-    lines = [_sentence(spec.summary), "", "Updates each weight by::", ""]
-    lines += [f"    {line}".rstrip() for line in spec.update.text.rstrip().split("\n")]
-    lines += ["", *_names_explained(rule), "", "Parameters", "----------"]
-    for h in spec.hyperparameters:
-        lines += _parameter(h)
-    lines += ["**kwargs", "    Arguments of every optimizer: see `stepspec.Optimizer`."]
-    if spec.states:
-        lines += ["", "State", "-----", *_state_doc(rule)]
-    if spec.flags:
-        lines += ["", "Tensor flags", "------------"]
-        for f in spec.flags:
-            endings = " or ".join(f"`{e}`" for e in f.unless_name_ends)
-            rule_of = f"{f.default}" + (
-                f", but {not f.default} for names ending in {endings}" if endings else ""
-            )
-            lines += [f"{f.name} : bool, {rule_of}", *_paragraph(f.doc)]
-    if spec.paper:
-        lines += ["", "References", "----------", spec.paper]
-    return lines
-
-
-def _names_explained(rule: Rule) -> list[str]:
-    used = [n for n in ("lr", "wd", "t", "rescale_grad", "clip_gradient") if analysis.uses(rule, n)]
-    told = "; ".join(f"``{n}`` is the {language.HOST_NAMES[n].removeprefix('the ')}" for n in used)
-    lines = textwrap.wrap(f"where {told}.", WIDTH - 4, break_long_words=False, break_on_hyphens=False)
-    if not analysis.uses(rule, "wd"):
-        lines += ["", "Weight decay is not part of the rule: a non-zero one is refused."]
-    if analysis.divides_by_rate(rule):
-        lines += ["", "While a tensor's learning rate is 0, its weight and states stay as they are."]
-    return lines
-
-
-def _parameter(h: Hyperparameter) -> list[str]:
-    if h.is_switch:
-        return [f"{h.name} : bool, default {h.default}", *_paragraph(h.doc)]
-    if h.name == "learning_rate":
-        doc = (
-            h.doc or "The learning rate; None takes the scheduler's. A number overrides the scheduler's base."
-        )
-        return [
-            f"learning_rate : float in {h.range} or None, default {number_text(float(h.default))}",
-            *_paragraph(doc),
-        ]
-    default = "None (off)" if h.default in (float("inf"), float("-inf")) else number_text(float(h.default))
-    return [f"{h.name} : float in {h.range}, default {default}", *_paragraph(h.doc)]
-
-
-def _paragraph(text: str) -> list[str]:
-    return [f"    {line}" for line in textwrap.wrap(text, WIDTH - 12)]
-
-
-def _state_doc(rule: Rule) -> list[str]:
-    lines = []
-    for s in rule.spec.states:
-        shapes = {
-            "element": "shape of the weight",
-            "row": "one value per row, shape (n, 1, ...)",
-            "column": "one value per column, shape (1, ...)",
-            "tensor": "one float64, shape ()",
-        }
-        start = "a copy of the weight" if isinstance(s.init, str) else number_text(s.init)
-        stored = f", stored when {s.when.text}" if s.when else ""
-        lines += [f"{s.name} : {shapes[s.per.word]}, starts at {start}{stored}", *_paragraph(s.doc)]
-    return lines
 
 
 # class body

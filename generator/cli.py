@@ -10,8 +10,8 @@ from pathlib import Path
 from stepspec.generator.emit import emit
 from stepspec.generator.errors import SpecError, nearest
 from stepspec.generator.generate import apply, compare, load_all
+from stepspec.generator.reader import load
 from stepspec.generator.show import show
-from stepspec.generator.spec import load
 
 # beside this package, in a checkout and in a wheel; never imported, so that a broken file there can be mended
 SPECS = Path(__file__).parent.parent / "specs"

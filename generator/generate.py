@@ -13,7 +13,8 @@ from types import FrameType
 
 from stepspec.generator.emit import HEADER, emit, emit_index
 from stepspec.generator.errors import Problem, Problems, SpecError
-from stepspec.generator.spec import Spec, load
+from stepspec.generator.reader import load
+from stepspec.generator.spec import Spec
 
 MARK = HEADER.split("{", maxsplit=1)[0]
 

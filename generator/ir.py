@@ -241,6 +241,8 @@ class If:
 
 
 Statement: TypeAlias = Assign | If
+# straight-line code: what is left when every static choice is made
+Statements: TypeAlias = tuple[Assign, ...]
 
 
 def kernel_name(name: Name) -> str:

@@ -20,9 +20,10 @@ from stepspec.generator.ir import (
     Reduction,
     Select,
     Spread,
+    Statements,
     names,
 )
-from stepspec.generator.passes import Statements, outputs
+from stepspec.generator.passes import outputs
 from stepspec.generator.spec import Spec
 
 MOST_CONDITIONS = 2

@@ -7,13 +7,15 @@ import pytest
 
 from stepspec.generator.analysis import compile_variants, cost, divides_by_rate, lazy_equals_dense, uses
 from stepspec.generator.errors import Source, SpecError
-from stepspec.generator.ir import Extent
+from stepspec.generator.fold import fold
+from stepspec.generator.hoist import hoist, name_reductions
+from stepspec.generator.ir import Extent, Statements
 from stepspec.generator.kernels import print_kernels
 from stepspec.generator.parse import Rule, parse
-from stepspec.generator.passes import Statements, fold, prune, specialise, straight_line, variants
+from stepspec.generator.passes import prune, specialise, straight_line, variants
 from stepspec.generator.printer import HostPrinter, ReferencePrinter
-from stepspec.generator.spec import load, read_spec
-from stepspec.generator.stages import ArrayKernel, ScalarKernel, hoist, lower, name_reductions
+from stepspec.generator.reader import load, read_spec
+from stepspec.generator.stages import ArrayKernel, ScalarKernel, lower
 
 SPECS = Path(__file__).parent.parent / "specs"
 

@@ -15,7 +15,7 @@ from stepspec.generator.document import Items, Node, Scalar, Table, read
 from stepspec.generator.emit import emit
 from stepspec.generator.errors import Problems, Source, SpecError
 from stepspec.generator.ir import Extent
-from stepspec.generator.spec import INFINITY, NUMBER, load, read_spec
+from stepspec.generator.reader import INFINITY, NUMBER, load, read_spec
 
 TESTS = Path(__file__).parent
 SPECS = TESTS.parent / "specs"

@@ -1,0 +1,314 @@
+"""One formula, read through Python's own `ast`, -> a typed expression. What has no case is an error."""
+
+import ast
+import math
+import warnings
+from collections.abc import Iterable
+from dataclasses import replace
+
+from stepspec.generator import language
+from stepspec.generator.errors import Span, nearest
+from stepspec.generator.ir import (
+    Binary,
+    Call,
+    Compare,
+    Constant,
+    Expr,
+    Extent,
+    Kind,
+    Logic,
+    Name,
+    Negative,
+    Not,
+    Power,
+    Reduction,
+    Select,
+    is_condition,
+    names,
+)
+from stepspec.generator.scope import Scope
+from stepspec.generator.spec import Formula
+
+ARITHMETIC = {ast.Add: "+", ast.Sub: "-", ast.Mult: "*", ast.Div: "/"}
+COMPARISONS = {ast.Lt: "<", ast.LtE: "<=", ast.Gt: ">", ast.GtE: ">=", ast.Eq: "==", ast.NotEq: "!="}
+
+
+class MistakeError(Exception):
+    """Leaves a statement in which a mistake was found and recorded."""
+
+
+class FormulaReader:
+    """Reads formulas of one text of a spec: places, Python's parser, expressions."""
+
+    def __init__(self, formula: Formula, scope: Scope) -> None:
+        self.formula = formula
+        self.scope = scope
+        self.problems = scope.problems
+        self.lines = formula.text.split("\n")
+
+    # places
+
+    def span(self, node: ast.expr | ast.stmt) -> Span:
+        line = self.lines[node.lineno - 1].encode()
+        start = len(line[: node.col_offset].decode())
+        end = (
+            len(line[: node.end_col_offset].decode())
+            if node.end_lineno == node.lineno
+            else len(line.decode())
+        )
+        return self.formula.span(node.lineno, start, end - start)
+
+    def wrong(self, node: ast.expr | ast.stmt, message: str, hint: str = "") -> MistakeError:
+        self.problems.add(self.span(node), message, hint)
+        return MistakeError()
+
+    # Python's parser
+
+    def tree(self, mode: str) -> ast.Module | ast.Expression | None:
+        try:
+            with warnings.catch_warnings(action="ignore"):
+                tree = ast.parse(self.formula.text, mode=mode)
+        except SyntaxError as error:
+            line = min(max(error.lineno or 1, 1), len(self.lines))
+            column = max((error.offset or 1) - 1, 0)
+            self.problems.add(self.formula.span(line, column, 1), *_syntax_message(self.lines[line - 1]))
+            return None
+        except (RecursionError, MemoryError, ValueError):
+            self.problems.add(self.formula.span(1, 0, 1), "this formula is nested too deeply")
+            return None
+        deep = _too_deep(tree)
+        if deep is not None:
+            self.problems.add(self.span(deep), "this formula is nested too deeply", "name its parts")
+            return None
+        return tree  # type: ignore[return-value]  # mode is 'exec' or 'eval'
+
+    def static_condition(self, key: str) -> Expr | None:
+        """Read a condition on hyperparameters and flags alone, or report why it is none."""
+        tree = self.tree("eval")
+        if not isinstance(tree, ast.Expression):
+            return None
+        read = set(self.scope.read)
+        try:
+            condition = self.condition(tree.body)
+            for name in names(condition):
+                # a requirement is on the optimizer: no tensor is there yet
+                per_tensor = key == "require" and name.varies is Extent.TENSOR
+                allowed = name.kind in (Kind.HYPERPARAMETER, Kind.STATIC) and not per_tensor
+                if not allowed or name.name in ("rescale_grad", "clip_gradient"):
+                    self.problems.add(
+                        name.span,
+                        f"{key} cannot depend on '{name.name}'",
+                        "use hyperparameters" if key == "require" else "use hyperparameters and flags",
+                    )
+                    raise MistakeError
+        except MistakeError:
+            return None
+        finally:
+            self.scope.read = read
+        return condition
+
+    # expressions
+
+    def number(self, node: ast.expr) -> Expr:
+        value = self._expr(node)
+        if is_condition(value):
+            raise self.wrong(node, "a number is wanted here, not a condition", "write '1 if c else 0'")
+        return value
+
+    def condition(self, node: ast.expr) -> Expr:
+        value = self._expr(node)
+        if not is_condition(value):
+            raise self.wrong(node, "a condition is wanted here, not a number", "compare it, as in 'x > 0'")
+        return value
+
+    def _expr(self, node: ast.expr) -> Expr:
+        span = self.span(node)
+        match node:
+            case ast.Constant():
+                return self._constant(node)
+            case ast.Name():
+                return self.name_use(node)
+            case ast.UnaryOp(op=ast.USub(), operand=operand):
+                return Negative(self.number(operand), span=span)
+            case ast.UnaryOp(op=ast.UAdd(), operand=operand):
+                return self.number(operand)
+            case ast.UnaryOp(op=ast.Not(), operand=operand):
+                return Not(self.condition(operand), span=span)
+            case ast.BinOp(left=left, op=ast.Pow(), right=right):
+                return self._power(node, self.number(left), self.number(right))
+            case ast.BinOp(left=left, op=op, right=right) if type(op) in ARITHMETIC:
+                return Binary(ARITHMETIC[type(op)], self.number(left), self.number(right), span=span)
+            case ast.BinOp():
+                raise self.wrong(node, "this operator cannot stand in a rule", "use + - * / and **")
+            case ast.Compare(
+                ops=[op], left=ast.Name(id="ndim") as left, comparators=[ast.Constant() as right]
+            ) if type(op) in COMPARISONS:
+                ndim = replace(self.scope.names["ndim"], span=self.span(left))
+                return Compare(COMPARISONS[type(op)], ndim, self._constant(right), span=span)
+            case ast.Compare(ops=[op], left=left, comparators=[right]) if type(op) in COMPARISONS:
+                return Compare(COMPARISONS[type(op)], self.number(left), self.number(right), span=span)
+            case ast.Compare(ops=ops):
+                hint = "join two comparisons with 'and'" if len(ops) > 1 else "use < <= > >= == !="
+                raise self.wrong(node, "chained or unusual comparisons are not supported", hint)
+            case ast.BoolOp(op=op, values=values):
+                joined = self.condition(values[0])
+                for value in values[1:]:
+                    joined = Logic(
+                        "and" if isinstance(op, ast.And) else "or", joined, self.condition(value), span=span
+                    )
+                return joined
+            case ast.IfExp(test=test, body=body, orelse=orelse):
+                return Select(self.condition(test), self.number(body), self.number(orelse), span=span)
+            case ast.Call():
+                return self._call(node)
+            case _:
+                raise self.wrong(node, f"{spoken(node)} cannot stand in a rule")
+
+    def _constant(self, node: ast.Constant) -> Constant:
+        if type(node.value) not in (int, float):
+            raise self.wrong(node, f"{node.value!r} is not a number"[:80])
+        try:
+            value = float(node.value)  # type: ignore[arg-type]  # int or float
+        except OverflowError:
+            value = math.inf
+        if math.isinf(value):
+            raise self.wrong(node, "this number is too large")
+        return Constant(value, span=self.span(node))
+
+    def name_use(self, node: ast.Name) -> Name:
+        name, scope = node.id, self.scope
+        if name in language.STATIC_NAMES:
+            raise self.wrong(node, f"{name} can only be compared with a number", f"write it as {name} > 1")
+        if name in scope.names:
+            scope.read.add(name)
+            found = scope.names[name]
+            return Name(name, found.kind, found.varies, found.known, span=self.span(node))
+        if name in scope.failed:
+            raise MistakeError
+        if name in scope.partial:
+            raise self.wrong(
+                node, f"'{name}' is assigned in one branch only", "assign it in both, or before the if"
+            )
+        if name == "learning_rate":
+            raise self.wrong(
+                node, "unknown name 'learning_rate'", "did you mean 'lr', which has schedule and multiplier?"
+            )
+        if name in language.FUNCTIONS or name in language.REDUCTIONS:
+            raise self.wrong(node, f"'{name}' is a function", f"write {name}(...)")
+        if any(
+            isinstance(n, ast.Name) and n.id == name and isinstance(n.ctx, ast.Store) for n in self._later()
+        ):
+            raise self.wrong(node, f"'{name}' is read before it is assigned")
+        raise self.wrong(
+            node,
+            f"unknown name '{name}'",
+            nearest(name, {*scope.names, *language.FUNCTIONS, *language.REDUCTIONS}),
+        )
+
+    def _later(self) -> Iterable[ast.AST]:
+        return ast.walk(ast.parse(self.formula.text))
+
+    def _power(self, node: ast.BinOp, base: Expr, exponent: Expr) -> Expr:
+        if base.stage or exponent.stage:
+            value = exponent.value if isinstance(exponent, Constant) else math.nan
+            whole = value == int(value) if math.isfinite(value) else False
+            if not (value == 0.5 or (whole and 2 <= value <= language.LARGEST_POWER)):
+                raise self.wrong(
+                    node.right, f"an array can be raised to 2 ... {language.LARGEST_POWER} or 0.5 only"
+                )
+        return Power(base, exponent, span=self.span(node))
+
+    def _call(self, node: ast.Call) -> Expr:
+        if not isinstance(node.func, ast.Name):
+            raise self.wrong(node.func, "only the language's own functions can be called")
+        name = node.func.id
+        if name in language.REDUCTIONS:
+            return self._reduction(node, name)
+        if name == "normal":
+            raise self.wrong(node, "normal() is not supported yet")
+        if name not in language.FUNCTIONS:
+            raise self.wrong(
+                node.func,
+                f"unknown function '{name}'",
+                nearest(name, {*language.FUNCTIONS, *language.REDUCTIONS}),
+            )
+        function = language.FUNCTIONS[name]
+        if node.keywords:
+            raise self.wrong(node, f"{name} takes no keyword arguments")
+        if len(node.args) not in function.spelling:
+            wanted = " or ".join(map(str, function.spelling))
+            plural = "" if wanted == "1" else "s"
+            raise self.wrong(node, f"{name} takes {wanted} argument{plural}, not {len(node.args)}")
+        arguments = tuple(self.number(argument) for argument in node.args)
+        if not function.host and not any(argument.stage for argument in arguments):
+            raise self.wrong(node, f"{name} of numbers that the host knows is not supported")
+        return Call(name, arguments, span=self.span(node))
+
+    def _reduction(self, node: ast.Call, name: str) -> Reduction:
+        if len(node.args) != 1 or any(k.arg != "per" for k in node.keywords):
+            raise self.wrong(
+                node, f"{name} takes one value and per=", f"write {name}(x) or {name}(x, per=row)"
+            )
+        per = "tensor"
+        for k in node.keywords:
+            word = k.value.id if isinstance(k.value, ast.Name) else ""
+            if word not in language.PER:
+                raise self.wrong(k.value, "per must be tensor, row or column", nearest(word, language.PER))
+            if word == "model":
+                raise self.wrong(k.value, "per=model is not supported yet", "reduce per tensor")
+            per = word
+        value = self.number(node.args[0])
+        if value.extent.is_scalar:
+            raise self.wrong(node.args[0], f"{name} needs a value that varies within the tensor")
+        if per != "tensor" and value.extent is not Extent.ELEMENT:
+            raise self.wrong(
+                node.args[0],
+                f"{name} per {per} needs a value per element, this varies per {value.extent.word}",
+            )
+        return Reduction(name, Extent[per.upper()], value, span=self.span(node))
+
+
+def compares_ndim(condition: Compare) -> bool:
+    match condition:
+        case Compare(left=Name(name="ndim"), right=Constant()):
+            return True
+        case _:
+            return False
+
+
+def _too_deep(tree: ast.AST) -> ast.expr | ast.stmt | None:
+    """Return a node that stands deeper than the language allows, or None; without recursion."""
+    queue: list[tuple[ast.AST, int]] = [(tree, 0)]
+    while queue:
+        node, depth = queue.pop()
+        if depth > language.MOST_NESTING and isinstance(node, ast.expr | ast.stmt):
+            return node
+        queue.extend((child, depth + 1) for child in ast.iter_child_nodes(node))
+    return None
+
+
+def _syntax_message(line: str) -> tuple[str, str]:
+    if "^" in line:
+        return "this line cannot be read", "a power is written **"
+    if line.count("(") != line.count(")"):
+        return "this line cannot be read", "its brackets do not match"
+    return "this line cannot be read", "formulas are written as in Python"
+
+
+def spoken(node: ast.AST) -> str:
+    words = {
+        ast.Attribute: "an attribute",
+        ast.Subscript: "a subscript",
+        ast.Lambda: "a lambda",
+        ast.For: "a loop",
+        ast.While: "a loop",
+        ast.FunctionDef: "a function definition",
+        ast.Import: "an import",
+        ast.ImportFrom: "an import",
+        ast.Tuple: "a tuple",
+        ast.List: "a list",
+        ast.JoinedStr: "a string",
+        ast.NamedExpr: "an assignment in a formula",
+        ast.UnaryOp: "this operator",
+    }
+    return words.get(type(node), f"'{type(node).__name__.lower()}'")
