@@ -126,13 +126,11 @@ def _whole(narrow: Any, block: Any, total: Any) -> Any:
             results[k] = block(advance(source, first), min(BLOCK, length - first), length)
         return total(results, partials.size)
 
-    @inlined
+    @inner
     def whole(terms: Any) -> Any:
         length = terms.size
         if length < LANES:
             return narrow(pointer(terms), length)
-        if length <= BLOCK:
-            return block(pointer(terms), length, length)
         return many(terms, np.empty((length + BLOCK - 1) // BLOCK, np.float64))
 
     return whole
