@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 
-from stepspec.generator.emit import emit
+from stepspec.generator.emit import check
 from stepspec.generator.errors import SpecError, nearest
 from stepspec.generator.generate import apply, compare, load_all
 from stepspec.generator.reader import load
@@ -112,7 +112,7 @@ def _check(options: argparse.Namespace) -> int:
     wrong = 0
     for path in paths:
         try:
-            emit(load(path))
+            check(path)
             print(f"{path}: ok")
         except SpecError as error:
             wrong += 1

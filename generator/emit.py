@@ -8,10 +8,12 @@ import jinja2
 
 from stepspec.generator.analysis import compile_variants
 from stepspec.generator.classes import ClassText, print_class
+from stepspec.generator.errors import Problems
 from stepspec.generator.kernels import KernelsText, StageText, print_kernels
-from stepspec.generator.parse import parse
+from stepspec.generator.parse import parse, read_rule
 from stepspec.generator.passes import static_atoms
 from stepspec.generator.printer import HostPrinter
+from stepspec.generator.reader import read_draft, read_source
 from stepspec.generator.spec import Spec
 from stepspec.generator.text import WIDTH
 
@@ -77,6 +79,17 @@ def emit(spec: Spec) -> dict[str, str]:
         f"{spec.stem}.py": _render("reference.py.j2", reference),
         f"{spec.stem}_cpu.py": _render("cpu.py.j2", cpu),
     }
+
+
+def check(path: Path) -> None:
+    """Raise SpecError with every mistake of the spec file at `path`, in its data and in its formulas."""
+    source = read_source(path)
+    problems = Problems(source)
+    draft = read_draft(source, path.stem, problems)
+    if draft.update.text:
+        read_rule(draft, problems)
+    problems.raise_any()
+    emit(draft)
 
 
 def emit_index(specs: Iterable[Spec]) -> str:

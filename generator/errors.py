@@ -90,8 +90,14 @@ class Problems:
             raise SpecError(self.source, self._found)
 
 
-def nearest(word: str, candidates: Iterable[str]) -> str:
-    """Return the hint that names the candidate most like `word`, whatever its case; empty if none is."""
+def closest(word: str, candidates: Iterable[str]) -> str:
+    """Return the candidate most like `word`, whatever its case; empty if none is."""
     by_lower = {candidate.lower(): candidate for candidate in sorted(candidates)}
     close = difflib.get_close_matches(word.lower(), by_lower, n=1, cutoff=0.6)
-    return f"did you mean '{by_lower[close[0]]}'?" if close else ""
+    return by_lower[close[0]] if close else ""
+
+
+def nearest(word: str, candidates: Iterable[str]) -> str:
+    """Return the hint that names the candidate most like `word`, whatever its case; empty if none is."""
+    found = closest(word, candidates)
+    return f"did you mean '{found}'?" if found else ""

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from stepspec.generator import language
-from stepspec.generator.errors import Span, nearest
+from stepspec.generator.errors import Span, closest, nearest
 from stepspec.generator.ir import (
     Binary,
     Call,
@@ -115,6 +115,18 @@ class FormulaReader:
             raise self.wrong(node, "a number is wanted here, not a condition", "write '1 if c else 0'")
         return value
 
+    def _numbers(self, *nodes: ast.expr) -> tuple[Expr, ...]:
+        """Read formulas side by side: a mistake in one does not hide those of the others."""
+        found = []
+        for node in nodes:
+            try:
+                found.append(self.number(node))
+            except MistakeError:
+                continue
+        if len(found) < len(nodes):
+            raise MistakeError
+        return tuple(found)
+
     def condition(self, node: ast.expr) -> Expr:
         value = self._expr(node)
         if not is_condition(value):
@@ -135,9 +147,9 @@ class FormulaReader:
             case ast.UnaryOp(op=ast.Not(), operand=operand):
                 return Not(self.condition(operand), span=span)
             case ast.BinOp(left=left, op=ast.Pow(), right=right):
-                return self._power(node, self.number(left), self.number(right))
+                return self._power(node, *self._numbers(left, right))
             case ast.BinOp(left=left, op=op, right=right) if type(op) in ARITHMETIC:
-                return Binary(ARITHMETIC[type(op)], self.number(left), self.number(right), span=span)
+                return Binary(ARITHMETIC[type(op)], *self._numbers(left, right), span=span)
             case ast.BinOp():
                 raise self.wrong(node, "this operator cannot stand in a rule", "use + - * / and **")
             case ast.Compare(
@@ -146,7 +158,7 @@ class FormulaReader:
                 ndim = replace(self.scope.names["ndim"], span=self.span(left))
                 return Compare(COMPARISONS[type(op)], ndim, self._constant(right), span=span)
             case ast.Compare(ops=[op], left=left, comparators=[right]) if type(op) in COMPARISONS:
-                return Compare(COMPARISONS[type(op)], self.number(left), self.number(right), span=span)
+                return Compare(COMPARISONS[type(op)], *self._numbers(left, right), span=span)
             case ast.Compare(ops=ops):
                 hint = "join two comparisons with 'and'" if len(ops) > 1 else "use < <= > >= == !="
                 raise self.wrong(node, "chained or unusual comparisons are not supported", hint)
@@ -199,11 +211,9 @@ class FormulaReader:
             isinstance(n, ast.Name) and n.id == name and isinstance(n.ctx, ast.Store) for n in self._later()
         ):
             raise self.wrong(node, f"'{name}' is read before it is assigned")
-        raise self.wrong(
-            node,
-            f"unknown name '{name}'",
-            nearest(name, {*scope.names, *language.FUNCTIONS, *language.REDUCTIONS}),
-        )
+        known = {*scope.names, *language.FUNCTIONS, *language.REDUCTIONS}
+        scope.read.add(closest(name, known))  # whoever mistypes a name has used it
+        raise self.wrong(node, f"unknown name '{name}'", nearest(name, known))
 
     def _later(self) -> Iterable[ast.AST]:
         return ast.walk(ast.parse(self.formula.text))
@@ -239,7 +249,7 @@ class FormulaReader:
             wanted = " or ".join(map(str, function.spelling))
             plural = "" if wanted == "1" else "s"
             raise self.wrong(node, f"{name} takes {wanted} argument{plural}, not {len(node.args)}")
-        arguments = tuple(self.number(argument) for argument in node.args)
+        arguments = self._numbers(*node.args)
         if not function.host and not any(argument.stage for argument in arguments):
             raise self.wrong(node, f"{name} of numbers that the host knows is not supported")
         return Call(name, arguments, span=self.span(node))

@@ -40,6 +40,13 @@ class Rule:
 def parse(spec: Spec) -> Rule:
     """Return the typed rule of `spec`; raise SpecError with every mistake in its formulas."""
     problems = Problems(spec.source)
+    rule = read_rule(spec, problems)
+    problems.raise_any()
+    return rule
+
+
+def read_rule(spec: Spec, problems: Problems) -> Rule:
+    """Return what can be read of the rule of `spec`; mistakes are recorded in `problems`."""
     scope = Scope(spec, problems)
     presence = {
         s.name: condition
@@ -56,7 +63,6 @@ def parse(spec: Spec) -> Rule:
     statements = _RuleReader(spec.update, scope).statements()
     if statements is not None:
         scope.check_use(presence, requirements)
-    problems.raise_any()
     return Rule(spec, statements or (), presence, requirements)
 
 

@@ -48,12 +48,17 @@ NUMBER_HINTS = {
 
 
 def load(path: Path, shown: str | None = None) -> Spec:
-    """Read the spec at `path`; raise SpecError with every mistake found in it.
+    """Read the spec at `path`; raise SpecError with every mistake found in its data.
 
     Args:
         path: a `.yaml` file of UTF-8 text.
         shown: the name that messages give the file; by default the path as it is.
     """
+    return read_spec(read_source(path, shown), path.stem)
+
+
+def read_source(path: Path, shown: str | None = None) -> Source:
+    """Return the text of the file at `path`; raise SpecError if it is no text."""
     name = shown or str(path)
     data = path.read_bytes()
     if len(data) > LARGEST_FILE:
@@ -65,15 +70,20 @@ def load(path: Path, shown: str | None = None) -> Spec:
         column = error.start - (data.rfind(b"\n", 0, error.start) + 1) + 1
         problem = Problem(Span(line, column), "not UTF-8 text", "save the file in UTF-8")
         raise SpecError(Source(name, ""), [problem]) from None
-    return read_spec(Source(name, text.replace("\r\n", "\n")), path.stem)
+    return Source(name, text.replace("\r\n", "\n"))
 
 
 def read_spec(source: Source, stem: str) -> Spec:
     """Return the Spec written in `source`; `stem` is the file's name without its ending."""
     problems = Problems(source)
-    spec = _Reader(problems).spec(read(source, problems), stem)
+    spec = read_draft(source, stem, problems)
     problems.raise_any()
     return spec
+
+
+def read_draft(source: Source, stem: str, problems: Problems) -> Spec:
+    """Return what can be read of a spec that may have mistakes; they are recorded in `problems`."""
+    return _Reader(problems).spec(read(source, problems), stem)
 
 
 class _Fields:

@@ -10,7 +10,7 @@ from stepspec import compilation, cpu
 # multiply and add in one instruction, with one rounding: no kernel may hold it
 CONTRACTED = r"\bvfn?m(add|sub)"
 # arithmetic on eight or sixteen float32 at once
-PACKED = r"\bv(add|sub|mul|div|sqrt)ps\s.*%[yz]mm"
+PACKED = r"\bv(add|sub|mul|div|sqrt|max|min)ps\s.*%[yz]mm"
 
 
 def full_assembly(kernel: cpu.Kernel, dtype: str, monkeypatch: pytest.MonkeyPatch, folder: Path) -> str:

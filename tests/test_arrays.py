@@ -220,6 +220,7 @@ def test_an_array_resized_in_place_is_noticed() -> None:
     training.step()
 
 
+@pytest.mark.filterwarnings("ignore:Setting the shape:DeprecationWarning")
 def test_a_reshaped_or_frozen_array_is_noticed() -> None:
     training = Training()
     training.step()

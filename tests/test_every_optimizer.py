@@ -24,6 +24,11 @@ COMMON: tuple[dict[str, Any], ...] = (
 NAMES = dict(enumerate(["a_weight", "a_bias", "gamma", "weight_b", "bias"]))
 
 
+def shapes(optimizer_class: type[stepspec.Optimizer]) -> list[tuple[int, ...]]:
+    """Return the shapes to test; a rule with a maximum refuses empty tensors."""
+    return [shape for shape in SHAPES if not (optimizer_class.refuses_empty and 0 in shape)]
+
+
 def own_numbers(optimizer_class: type[stepspec.Optimizer]) -> dict[str, Hyperparameter]:
     """Return the optimizer's own hyperparameters."""
     return {n: d for n, d in vars(optimizer_class).items() if isinstance(d, Hyperparameter)}
@@ -40,7 +45,7 @@ def settings(optimizer_class: type[stepspec.Optimizer]) -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_fused_has_the_bits_of_step(optimizer_class: type[stepspec.Optimizer], dtype: Any) -> None:
-    weights = random_tensors(SHAPES, dtype)
+    weights = random_tensors(shapes(optimizer_class), dtype)
     for options in settings(optimizer_class):
         results = []
         for fused, threads in ((False, 1), (True, 1), (True, 2)):
@@ -67,7 +72,7 @@ def test_special_values_have_the_same_bits(optimizer_class: type[stepspec.Optimi
 
 
 def test_grouping_changes_nothing(optimizer_class: type[stepspec.Optimizer]) -> None:
-    weights = random_tensors(SHAPES, np.float32)
+    weights = random_tensors(shapes(optimizer_class), np.float32)
     together = train(optimizer_class(), weights)
     for count in (1, 2, 5, float("inf")):
         assert_same_bits(together, train(optimizer_class(aggregate_num=count), weights))
@@ -101,8 +106,9 @@ def test_states(optimizer_class: type[stepspec.Optimizer]) -> None:
         again = optimizer.create_state_multi_precision(0, weight)
         assert {n: bits(a) for n, a in state.items()} == {n: bits(a) for n, a in again.items()}
         for array in state.values():
-            assert array.dtype == dtype
-            assert array.shape in {weight.shape, (4, 1, 1), (1, 3, 2)}
+            # one number per tensor is always float64
+            assert array.dtype == (dtype if array.ndim else np.float64)
+            assert array.shape in {weight.shape, (4, 1, 1), (1, 3, 2), ()}
             assert array.flags.writeable
             assert array.flags.c_contiguous
 
@@ -116,7 +122,7 @@ def test_defaults_stand_in_the_docstring(optimizer_class: type[stepspec.Optimize
         assert match, f"{name} is not documented"
         if isinstance(parameter.default, float):
             assert float(match[1]) == parameter.default
-    assert "https://" in doc
+    assert "https://" in doc or "References" not in doc
 
 
 def test_hyperparameters_are_checked(optimizer_class: type[stepspec.Optimizer]) -> None:
@@ -150,8 +156,8 @@ def test_a_numpy_number_does_not_promote(optimizer_class: type[stepspec.Optimize
 
 
 def test_gradients_are_not_written(optimizer_class: type[stepspec.Optimizer]) -> None:
-    weights = random_tensors(SHAPES, np.float32)
-    grads = random_tensors(SHAPES, np.float32, seed=9)
+    weights = random_tensors(shapes(optimizer_class), np.float32)
+    grads = random_tensors(shapes(optimizer_class), np.float32, seed=9)
     copies = [grad.copy() for grad in grads]
     for grad in grads:
         grad.flags.writeable = False

@@ -12,7 +12,7 @@ import yaml
 
 from stepspec.generator import language
 from stepspec.generator.document import Items, Node, Scalar, Table, read
-from stepspec.generator.emit import emit
+from stepspec.generator.emit import check, emit
 from stepspec.generator.errors import Problems, Source, SpecError
 from stepspec.generator.ir import Extent
 from stepspec.generator.reader import INFINITY, NUMBER, load, read_spec
@@ -69,6 +69,28 @@ def test_bad_spec_is_refused_with_all_its_mistakes(path: Path) -> None:
         found.append(f"{problem.span.line}:{problem.span.column}: {problem.message}")
         found += [f"hint: {problem.hint}"] if problem.hint else []
     assert found == expected(path)
+
+
+@pytest.mark.parametrize("path", BAD, ids=_stem)
+def test_check_shows_at_least_as_much(path: Path) -> None:
+    with pytest.raises(SpecError) as first:
+        emit(load(path))
+    with pytest.raises(SpecError) as checked:
+        check(path)
+    assert set(first.value.problems) <= set(checked.value.problems)
+
+
+def test_check_shows_mistakes_of_data_and_formulas(tmp_path: Path) -> None:
+    path = tmp_path / "nag.yaml"
+    text = (SPECS / "nag.yaml").read_text().replace("range:", "rnage:").replace("lr * g)", "lrr * gg)")
+    path.write_text(text)
+    with pytest.raises(SpecError) as caught:
+        check(path)
+    assert [problem.message for problem in caught.value.problems] == [
+        "unknown key 'rnage' in hyperparameter",
+        "unknown name 'lrr'",
+        "unknown name 'gg'",
+    ]
 
 
 def test_there_are_enough_bad_specs() -> None:
