@@ -5,6 +5,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -105,6 +106,15 @@ def test_a_failing_write_changes_nothing(project: Path, monkeypatch: pytest.Monk
     assert [path for path in (project / "generated").iterdir() if path.name.startswith(".stepspec")] == []
 
 
+@pytest.fixture
+def ctrl_c() -> Iterator[None]:
+    """Let SIGINT raise KeyboardInterrupt, also in the background, where a shell has it ignored."""
+    previous = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, previous)
+
+
+@pytest.mark.usefixtures("ctrl_c")
 def test_ctrl_c_changes_all_or_nothing(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for path in (project / "generated").glob("*.py"):
         path.write_text(f"{generate.MARK}specs/ long ago\n")
