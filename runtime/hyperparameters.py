@@ -105,7 +105,7 @@ class _Checked(Generic[Value]):
 
     def check(self, owner: str, value: object) -> Value:
         """Return `value` in the form in which it is stored, or raise; `owner` is the optimizer's name."""
-        raise NotImplementedError
+        raise NotImplementedError  # abstract: Hyperparameter and Flag say what they take
 
 
 class Hyperparameter(_Checked[float]):

@@ -201,7 +201,7 @@ class _RampScheduler(LRScheduler):
 
     def _remaining(self, done: int, last: int) -> float:
         """Return the part of the fall that is left after `done` of `last` updates."""
-        raise NotImplementedError
+        raise NotImplementedError  # abstract: each schedule has its own curve
 
 
 class PolyScheduler(_RampScheduler):

@@ -37,8 +37,8 @@ from stepspec.pointers import address_of, at, pointer
 LINE = 8  # int64 in a cache line
 BUSY, GATE, NEXT, DONE, ITEMS, BATCHES, COUNT, END, JOB, WORKERS = range(0, 10 * LINE, LINE)
 OPEN, WAITING, INSIDE = 1, 2, 4
-SPINS = 200  # about 5 us: less than the kernel takes to wake a thread up
-WATCH = 60000  # about 100 us: a step's own work between two regions
+SPINS = 200  # a few microseconds: less than the kernel takes to wake a thread up
+WATCH = 60000  # 0.4 to 0.5 ms where it was measured: longer than a small model's step between two regions
 MAX_THREADS = 1024
 
 
