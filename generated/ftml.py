@@ -9,6 +9,7 @@ import numpy as np
 from stepspec.hyperparameters import Hyperparameter
 from stepspec.optimizer import Optimizer
 from stepspec.reference import clip, sqrt, square
+from stepspec.sparse import RowSparse
 from stepspec.states import Array, Layout, State
 
 
@@ -30,6 +31,8 @@ class FTML(Optimizer):
     element, infinite if off.
 
     While a tensor's learning rate is 0, its weight and states stay as they are.
+
+    Rows that a row-sparse gradient lacks count as zeros.
 
     Parameters
     ----------
@@ -58,6 +61,14 @@ class FTML(Optimizer):
     https://proceedings.mlr.press/v70/zheng17a/zheng17a.pdf
     """
 
+    rule = (
+        "g = clip(rescale_grad * grad, clip_gradient) + wd * weight\n"
+        "v = beta2 * v + (1 - beta2) * square(g)\n"
+        "old_d = d\n"
+        "d = (1 - beta1 ** t) / lr * (sqrt(v / (1 - beta2 ** t)) + epsilon)\n"
+        "z = beta1 * z + (1 - beta1) * g - (d - beta1 * old_d) * weight\n"
+        "weight = -z / d"
+    )
     beta1 = Hyperparameter("[0, 1)")
     beta2 = Hyperparameter("[0, 1)")
     epsilon = Hyperparameter("[0, inf)")
@@ -88,6 +99,8 @@ class FTML(Optimizer):
     def create_state(self, index: int, weight: Array) -> dict[str, Array]:
         """Return the states of one tensor before its first update, by name; {} if it keeps none.
 
+        `weight` is a float16, bfloat16, float32 or float64 array; the states have its dtype.
+
         d : shape of the weight, starts at 0
             Curvature of the moving leader at the last step.
         v : shape of the weight, starts at 0
@@ -102,10 +115,13 @@ class FTML(Optimizer):
         self,
         indices: Sequence[int],
         weights: Sequence[Array],
-        grads: Sequence[Array],
+        grads: Sequence[Array | RowSparse],
         states: Sequence[dict[str, Array]],
     ) -> None:
-        """Update weights and states in place, in NumPy: the reference. See `Optimizer.update`."""
+        """Update weights and states in place, in NumPy: the reference. See `Optimizer.update`.
+
+        Weights are arrays of float16, bfloat16, float32 or float64; half precision is computed in float32.
+        """
         rescale_grad, clip_gradient = self.rescale_grad, self.clip_gradient
         beta1, beta2, epsilon = self.beta1, self.beta2, self.epsilon
         for p in self._tensors(indices, weights, grads, states):
@@ -125,10 +141,13 @@ class FTML(Optimizer):
         self,
         indices: Sequence[int],
         weights: Sequence[Array],
-        grads: Sequence[Array],
+        grads: Sequence[Array | RowSparse],
         states: Sequence[dict[str, Array]],
     ) -> None:
-        """Update weights and states in place, in fused kernels, to the bits of `step`."""
+        """Update weights and states in place, in fused kernels, to the bits of `step`.
+
+        Weights are arrays of float16, bfloat16, float32 or float64; half precision is computed in float32.
+        """
         with self._call(indices, weights, grads, states) as call:
             kernels = call.kernels("ftml")
             call.launch(kernels.UPDATE)  # weight, d, v, z

@@ -8,7 +8,9 @@ import numpy as np
 
 from stepspec.hyperparameters import Hyperparameter
 from stepspec.optimizer import Optimizer
+from stepspec.rates import Rate
 from stepspec.reference import clip, row_mean, sqrt, square
+from stepspec.sparse import RowSparse
 from stepspec.states import Array, Layout, State
 
 
@@ -25,6 +27,9 @@ class GroupAdaGrad(Optimizer):
     factor of every gradient; ``clip_gradient`` is the bound of every gradient element, infinite if off.
 
     Weight decay is not part of the rule: a non-zero one is refused.
+
+    Rows that a row-sparse gradient lacks are skipped where ``epsilon > 0``, as a gradient of zeros would
+    leave them as they are; otherwise they count as zeros.
 
     Parameters
     ----------
@@ -45,6 +50,11 @@ class GroupAdaGrad(Optimizer):
     https://www.jmlr.org/papers/volume12/duchi11a/duchi11a.pdf
     """
 
+    rule = (
+        "g = clip(rescale_grad * grad, clip_gradient)\n"
+        "history = history + mean(square(g), per=row)\n"
+        "weight = weight - lr * g / (sqrt(history) + epsilon)"
+    )
     epsilon = Hyperparameter("[0, inf)")
     uses_wd = False
 
@@ -55,8 +65,13 @@ class GroupAdaGrad(Optimizer):
     def _layout(self, flags: Mapping[str, bool], ndim: int) -> Layout:
         return {"history": State("row", 0.0)}
 
+    def _lazy_is_exact(self, p: Rate, flags: Mapping[str, bool], ndim: int, dtype: Any) -> bool:
+        return bool(dtype(self.epsilon) > 0)
+
     def create_state(self, index: int, weight: Array) -> dict[str, Array]:
         """Return the states of one tensor before its first update, by name; {} if it keeps none.
+
+        `weight` is a float16, bfloat16, float32 or float64 array; the states have its dtype.
 
         history : one value per row, shape (n, 1, ...), starts at 0
             Sum over all steps of the mean squared gradient of the row.
@@ -68,10 +83,13 @@ class GroupAdaGrad(Optimizer):
         self,
         indices: Sequence[int],
         weights: Sequence[Array],
-        grads: Sequence[Array],
+        grads: Sequence[Array | RowSparse],
         states: Sequence[dict[str, Array]],
     ) -> None:
-        """Update weights and states in place, in NumPy: the reference. See `Optimizer.update`."""
+        """Update weights and states in place, in NumPy: the reference. See `Optimizer.update`.
+
+        Weights are arrays of float16, bfloat16, float32 or float64; half precision is computed in float32.
+        """
         rescale_grad, clip_gradient = self.rescale_grad, self.clip_gradient
         epsilon = self.epsilon
         for p in self._tensors(indices, weights, grads, states):
@@ -86,10 +104,13 @@ class GroupAdaGrad(Optimizer):
         self,
         indices: Sequence[int],
         weights: Sequence[Array],
-        grads: Sequence[Array],
+        grads: Sequence[Array | RowSparse],
         states: Sequence[dict[str, Array]],
     ) -> None:
-        """Update weights and states in place, in fused kernels, to the bits of `step`."""
+        """Update weights and states in place, in fused kernels, to the bits of `step`.
+
+        Weights are arrays of float16, bfloat16, float32 or float64; half precision is computed in float32.
+        """
         with self._call(indices, weights, grads, states) as call:
             kernels = call.kernels("group_adagrad")
             call.launch(kernels.UPDATE)  # weight, history

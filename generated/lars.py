@@ -6,9 +6,11 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from stepspec.hyperparameters import Hyperparameter
+from stepspec.hyperparameters import Flag, Hyperparameter
 from stepspec.optimizer import Optimizer
+from stepspec.rates import Rate
 from stepspec.reference import clip, norm
+from stepspec.sparse import RowSparse
 from stepspec.states import Array, Layout, State, TensorFlag, Variant
 
 
@@ -29,6 +31,10 @@ class LARS(Optimizer):
     decay of this tensor, multiplier applied; ``rescale_grad`` is the factor of every gradient;
     ``clip_gradient`` is the bound of every gradient element, infinite if off.
 
+    Rows that a row-sparse gradient lacks are skipped if `lazy_update` is set, and where
+    ``not momentum > 0 and not adapt and wd == 0``, as a gradient of zeros would leave them as they are;
+    otherwise they count as zeros.
+
     Parameters
     ----------
     learning_rate : float in [0, inf) or None, default 0.1
@@ -39,6 +45,8 @@ class LARS(Optimizer):
         How far to trust a layer to change its weights in one step.
     epsilon : float in [0, inf), default 1e-08
         Keeps the division away from 0.
+    lazy_update : bool, default False
+        Update only the rows that a row-sparse gradient holds.
     **kwargs
         Arguments of every optimizer: see `stepspec.Optimizer`.
 
@@ -57,9 +65,19 @@ class LARS(Optimizer):
     https://arxiv.org/abs/1708.03888
     """
 
+    rule = (
+        "w_norm = norm(weight)\n"
+        "g_norm = norm(rescale_grad * grad)\n"
+        "trust = eta * w_norm / (g_norm + wd * w_norm + epsilon) "
+        "if adapt and w_norm > 0 and g_norm > 0 else 1\n"
+        "g = clip(rescale_grad * grad, clip_gradient) + wd * weight\n"
+        "mom = momentum * mom + lr * trust * g\n"
+        "weight = weight - mom"
+    )
     momentum = Hyperparameter("[0, 1)")
     eta = Hyperparameter("[0, inf)")
     epsilon = Hyperparameter("[0, inf)")
+    lazy_update = Flag()
     flags: ClassVar[Mapping[str, TensorFlag]] = {
         "adapt": TensorFlag(default=True, unless_name_ends=("gamma", "beta", "bias")),
     }
@@ -70,24 +88,31 @@ class LARS(Optimizer):
         momentum: float = 0.0,
         eta: float = 0.001,
         epsilon: float = 1e-08,
+        lazy_update: bool = False,
         **kwargs: Any,
     ) -> None:
         super().__init__(learning_rate, **kwargs)
         self.momentum = momentum
         self.eta = eta
         self.epsilon = epsilon
+        self.lazy_update = lazy_update
 
     def _layout(self, flags: Mapping[str, bool], ndim: int) -> Layout:
         layout: Layout = {}
         if self.momentum > 0:
-            layout["mom"] = State("element", 0.0)
+            layout["mom"] = State("element", 0.0, mxnet_sign=-1)
         return layout
 
     def _variant(self, flags: Mapping[str, bool], ndim: int) -> Variant:
         return (self.momentum > 0, flags["adapt"])
 
+    def _lazy_is_exact(self, p: Rate, flags: Mapping[str, bool], ndim: int, dtype: Any) -> bool:
+        return not self.momentum > 0 and not flags["adapt"] and p.wd == 0
+
     def create_state(self, index: int, weight: Array) -> dict[str, Array]:
         """Return the states of one tensor before its first update, by name; {} if it keeps none.
+
+        `weight` is a float16, bfloat16, float32 or float64 array; the states have its dtype.
 
         mom : shape of the weight, starts at 0, stored when momentum > 0
             Velocity.
@@ -99,10 +124,13 @@ class LARS(Optimizer):
         self,
         indices: Sequence[int],
         weights: Sequence[Array],
-        grads: Sequence[Array],
+        grads: Sequence[Array | RowSparse],
         states: Sequence[dict[str, Array]],
     ) -> None:
-        """Update weights and states in place, in NumPy: the reference. See `Optimizer.update`."""
+        """Update weights and states in place, in NumPy: the reference. See `Optimizer.update`.
+
+        Weights are arrays of float16, bfloat16, float32 or float64; half precision is computed in float32.
+        """
         rescale_grad, clip_gradient = self.rescale_grad, self.clip_gradient
         momentum, eta, epsilon = self.momentum, self.eta, self.epsilon
         for p in self._tensors(indices, weights, grads, states):
@@ -140,10 +168,13 @@ class LARS(Optimizer):
         self,
         indices: Sequence[int],
         weights: Sequence[Array],
-        grads: Sequence[Array],
+        grads: Sequence[Array | RowSparse],
         states: Sequence[dict[str, Array]],
     ) -> None:
-        """Update weights and states in place, in fused kernels, to the bits of `step`."""
+        """Update weights and states in place, in fused kernels, to the bits of `step`.
+
+        Weights are arrays of float16, bfloat16, float32 or float64; half precision is computed in float32.
+        """
         with self._call(indices, weights, grads, states) as call:
             kernels = call.kernels("lars")
             call.launch(kernels.REDUCE)  # w_norm, g_norm

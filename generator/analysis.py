@@ -22,7 +22,6 @@ from stepspec.generator.ir import (
     names,
     walk,
 )
-from stepspec.generator.lazy import lazy_conditions
 from stepspec.generator.parse import Rule
 from stepspec.generator.passes import Choice, outputs, straight_line, variants
 from stepspec.generator.stages import ArrayKernel, Program, lower
@@ -43,6 +42,7 @@ class Cost:
 
     Attributes:
         reads: numbers read per element, all passes together.
+        grads: how many of them are the gradient's.
         writes: numbers written per element.
         flops: arithmetic operations per element, recomputation included.
         state: numbers of state stored per element.
@@ -50,6 +50,7 @@ class Cost:
     """
 
     reads: int
+    grads: int
     writes: int
     flops: int
     state: int
@@ -58,6 +59,11 @@ class Cost:
     def bytes(self, itemsize: int = 4) -> int:
         """Return the bytes moved per element; `itemsize` is the dtype's, 4 for float32."""
         return (self.reads + self.writes) * itemsize
+
+    @property
+    def bytes_with_master(self) -> int:
+        """Return the bytes moved per element of a half precision tensor with a float32 master."""
+        return 4 * (self.reads - self.grads + self.writes) + 2 * self.grads + 2
 
 
 def compile_variants(rule: Rule) -> tuple[Variant, ...]:
@@ -98,18 +104,15 @@ def cost(variant: Variant) -> Cost:
     kernels = [kernel for _, kernel in variant.program.stages if isinstance(kernel, ArrayKernel)]
     walks = [k for k in kernels if any(extent is Extent.ELEMENT for _, extent in k.arrays)]
     stored = [n for name, n in outputs(variant.statements).items() if name != "weight"]
+    reads = [name for kernel in walks for name in _element_reads(kernel)]
     return Cost(
-        reads=sum(len(_element_reads(kernel)) for kernel in walks),
+        reads=len(reads),
+        grads=reads.count("grad"),
         writes=sum(1 for kernel in walks for _, value in kernel.writes if value.extent is Extent.ELEMENT),
         flops=sum(_flops(s) for kernel in walks for s in (*kernel.statements, *kernel.reductions)),
         state=sum(1 for n in stored if n.extent is Extent.ELEMENT),
         passes=len(walks),
     )
-
-
-def lazy_equals_dense(rule: Rule, variant: Variant) -> tuple[str, ...] | None:
-    """Return the conditions under which a lazy row-sparse update equals the dense one; None if never."""
-    return lazy_conditions(rule.spec, variant.statements)
 
 
 def uses(rule: Rule, name: str) -> bool:

@@ -3,15 +3,16 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from stepspec.generator import analysis
 from stepspec.generator.analysis import Variant
+from stepspec.generator.attributes import attributes
 from stepspec.generator.docs import docstring, sentence, state_doc
 from stepspec.generator.errors import Problem, SpecError
 from stepspec.generator.ir import Expr, Extent, Kind, Name, Spread, names
+from stepspec.generator.lazy import NEVER, lazy_is_exact
 from stepspec.generator.parse import Rule
 from stepspec.generator.passes import Choice, outputs, static_atoms
-from stepspec.generator.printer import HostPrinter, ReferencePrinter, needs_math
-from stepspec.generator.spec import Hyperparameter, State
+from stepspec.generator.printer import ATOM, HostPrinter, ReferencePrinter, needs_math
+from stepspec.generator.spec import State
 from stepspec.generator.text import WIDTH, assignment, call, choice, formula, indented
 
 
@@ -26,6 +27,7 @@ class ClassText:
     init: tuple[str, ...]
     layout: tuple[str, ...]
     variant: tuple[str, ...]
+    lazy: tuple[str, ...]
     state_doc: tuple[str, ...]
     step: tuple[str, ...]
     fused_store: str
@@ -38,20 +40,22 @@ class ClassText:
 def print_class(rule: Rule, variants: tuple[Variant, ...]) -> ClassText:
     """Return the parts of the class of `rule`."""
     host = _host(rule, variants)
+    exact = lazy_is_exact(rule, variants)
     reference, step = _step(rule, variants)
     layout, variant = _layout(rule), _variant(rule)
     types = {"Layout", "State"} if layout else set()
     types |= {"TensorFlag"} if rule.spec.flags else set()
     types |= {"Variant"} if variant else set()
-    kinds = {"Flag" if h.is_switch else "Hyperparameter" for h in rule.spec.own_hyperparameters}
+    kinds = {"Flag" if h.is_switch else "Hyperparameter" for h in rule.spec.own_arguments}
     return ClassText(
         name=rule.spec.name,
         summary=sentence(rule.spec.summary),
-        docstring=tuple(docstring(rule)),
-        attributes=tuple(_attributes(rule, host)),
+        docstring=tuple(docstring(rule, exact)),
+        attributes=tuple(attributes(rule, host)),
         init=tuple(_init(rule)),
         layout=layout,
         variant=variant,
+        lazy=tuple(_lazy(exact)),
         state_doc=tuple(state_doc(rule)),
         step=tuple(step),
         fused_store=_fused_store(variants),
@@ -62,66 +66,16 @@ def print_class(rule: Rule, variants: tuple[Variant, ...]) -> ClassText:
     )
 
 
-# documentation
-
-
-# class body
-
-
-def _attributes(rule: Rule, host: dict[str, Expr]) -> list[str]:
-    lines = [_descriptor(h) for h in rule.spec.own_hyperparameters]
-    if rule.spec.flags:
-        flags = {f.name: ("", _flag(f.default, f.unless_name_ends)) for f in rule.spec.flags}
-        lines += _dictionary("flags", "Mapping[str, TensorFlag]", flags)
-    if not analysis.uses(rule, "wd"):
-        lines.append("uses_wd = False")
-    if analysis.divides_by_rate(rule):
-        lines.append("frozen_at_zero_rate = True")
-    if analysis.takes_max(rule):
-        lines.append("refuses_empty = True")
-    if rule.requirements:
-        conditions = {t: ("lambda self: ", HostPrinter().text(c)) for t, c in rule.requirements.items()}
-        lines += _dictionary("requirements", "Mapping[str, Callable[[Any], bool]]", conditions)
-    if host:
-        values = {name: ("lambda self, p: ", HostPrinter().text(e)) for name, e in host.items()}
-        lines += _dictionary("host", "Mapping[str, Callable[[Any, Any], float]]", values)
-    return lines
-
-
-def _descriptor(h: Hyperparameter) -> str:
-    if h.is_switch:
-        return f"{h.name} = Flag()"
-    return f'{h.name} = Hyperparameter("{h.range}")'
-
-
-def _flag(default: bool, endings: tuple[str, ...]) -> str:
-    names_end = f", unless_name_ends=({', '.join(repr_text(e) for e in endings)}{',' * (len(endings) == 1)})"
-    return f"TensorFlag(default={default}{names_end if endings else ''})"
-
-
-def repr_text(text: str) -> str:
-    """Return `text` as a Python string in double quotes."""
-    return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
-
-
-def _dictionary(name: str, annotation: str, entries: dict[str, tuple[str, str]]) -> list[str]:
-    """Return a class attribute: key -> head and value; a long value is broken in brackets behind its head."""
-    lines = [f"{name}: ClassVar[{annotation}] = {{"]
-    for key, (head, value) in entries.items():
-        lines += indented(formula(f"{repr_text(key)}: {head}", value, ",", 8))
-    return [*lines, "}"]
-
-
 def _init(rule: Rule) -> list[str]:
     spec = rule.spec
     arguments = ["self", f"learning_rate: float | None = {_default(spec.learning_rate)}"]
-    for h in spec.own_hyperparameters:
+    for h in spec.own_arguments:
         optional = not h.is_switch and h.default in (float("inf"), float("-inf"))
         kind = "bool" if h.is_switch else "float | None" if optional else "float"
         arguments.append(f"{h.name}: {kind} = {'None' if optional else _default(h.default)}")
     lines = call("def __init__", [*arguments, "**kwargs: Any"], " -> None:", indent=4)
     lines.append("    super().__init__(learning_rate, **kwargs)")
-    return lines + [f"    self.{h.name} = {h.name}" for h in spec.own_hyperparameters]
+    return lines + [f"    self.{h.name} = {h.name}" for h in spec.own_arguments]
 
 
 def _default(value: float | bool) -> str:
@@ -133,8 +87,9 @@ def _layout(rule: Rule) -> tuple[str, ...]:
     if not states:
         return ()
     if all(s.when is None for s in states):
-        entries = ", ".join(f'"{s.name}": {_state(s)}' for s in states)
-        return (f"return {{{entries}}}",)
+        entries = [f'"{s.name}": {_state(s)}' for s in states]
+        line = f"return {{{', '.join(entries)}}}"
+        return (line,) if 8 + len(line) <= WIDTH else ("return {", *(f"    {e}," for e in entries), "}")
     lines = ["layout: Layout = {}"]
     for s in states:
         line = f'layout["{s.name}"] = {_state(s)}'
@@ -150,7 +105,8 @@ def _layout(rule: Rule) -> tuple[str, ...]:
 
 def _state(state: State) -> str:
     init = '"weight"' if isinstance(state.init, str) else repr(state.init)
-    return f'State("{state.per.word}", {init})'
+    sign = ", mxnet_sign=-1" if state.mxnet_negated else ""
+    return f'State("{state.per.word}", {init}{sign})'
 
 
 def _variant(rule: Rule) -> tuple[str, ...]:
@@ -170,13 +126,28 @@ class _StaticPrinter(HostPrinter):
         self.prefix, self.flags, self.ndim = prefix, flags, ndim
 
     def name(self, name: Name) -> str:
+        if name.kind is Kind.HOST:
+            return f"p.{name.name}"
         if name.name == "ndim":
             return self.ndim
         is_flag = name.kind is Kind.STATIC and name.varies is Extent.TENSOR
         return f'{self.flags}["{name.name}"]' if is_flag else f"{self.prefix}{name.name}"
 
 
-# step
+def _lazy(exact: Expr) -> list[str]:
+    """Return the body of `_lazy_is_exact`; nothing if that is never true."""
+    if exact == NEVER:
+        return []
+    text = _ExactPrinter("self.", "flags", "ndim").text(exact)
+    # NumPy compares to a bool of its own
+    return formula("return ", f"bool({text})" if "dtype(" in text else text, "", 8)
+
+
+class _ExactPrinter(_StaticPrinter):
+    """Prints the condition of exactness: what is spread over elements is rounded to their dtype."""
+
+    def spread(self, expr: Spread) -> tuple[str, int]:
+        return f"dtype({self.text(expr.value)})", ATOM
 
 
 def _step(rule: Rule, variants: tuple[Variant, ...]) -> tuple[tuple[str, ...], list[str]]:

@@ -1,10 +1,14 @@
 """A rule -> the docstring of its class."""
 
+import re
 import textwrap
 
 from stepspec.generator import analysis, language
+from stepspec.generator.ir import Expr
+from stepspec.generator.lazy import ALWAYS, NEVER
 from stepspec.generator.parse import Rule
-from stepspec.generator.spec import Hyperparameter, number_text
+from stepspec.generator.printer import Printer
+from stepspec.generator.spec import Hyperparameter, Spec, number_text
 from stepspec.generator.text import WIDTH
 
 
@@ -12,12 +16,13 @@ def sentence(text: str) -> str:
     return text if text.endswith((".", "!", "?")) else f"{text}."
 
 
-def docstring(rule: Rule) -> list[str]:
+def docstring(rule: Rule, exact: Expr) -> list[str]:
+    """Return the docstring's lines; `exact` tells when leaving out rows without gradient changes nothing."""
     spec = rule.spec
     lines = [sentence(spec.summary), "", "Updates each weight by::", ""]
     lines += [f"    {line}".rstrip() for line in spec.update.text.rstrip().split("\n")]
-    lines += ["", *_names_explained(rule), "", "Parameters", "----------"]
-    for h in spec.hyperparameters:
+    lines += ["", *_names_explained(rule), "", *_rows_explained(spec, exact), "", "Parameters", "----------"]
+    for h in spec.arguments:
         lines += _parameter(h)
     lines += ["**kwargs", "    Arguments of every optimizer: see `stepspec.Optimizer`."]
     if spec.states:
@@ -38,12 +43,30 @@ def docstring(rule: Rule) -> list[str]:
 def _names_explained(rule: Rule) -> list[str]:
     used = [n for n in ("lr", "wd", "t", "rescale_grad", "clip_gradient") if analysis.uses(rule, n)]
     told = "; ".join(f"``{n}`` is the {language.HOST_NAMES[n].removeprefix('the ')}" for n in used)
-    lines = textwrap.wrap(f"where {told}.", WIDTH - 4, break_long_words=False, break_on_hyphens=False)
+    lines = _wrapped(f"where {told}.")
     if not analysis.uses(rule, "wd"):
         lines += ["", "Weight decay is not part of the rule: a non-zero one is refused."]
     if analysis.divides_by_rate(rule):
         lines += ["", "While a tensor's learning rate is 0, its weight and states stay as they are."]
     return lines
+
+
+def _rows_explained(spec: Spec, exact: Expr) -> list[str]:
+    """Say what becomes of the rows that a row-sparse gradient does not hold."""
+    same = "as a gradient of zeros would leave them as they are"
+    if exact == ALWAYS:
+        return _wrapped(f"Rows that a row-sparse gradient lacks are skipped, {same}.")
+    skipped = ["if `lazy_update` is set"] if spec.lazy_update else []
+    skipped += [f"where ``{Printer().text(exact)}``, {same}"] if exact != NEVER else []
+    told = f"are skipped {', and '.join(skipped)}; otherwise they count" if skipped else "count"
+    return _wrapped(f"Rows that a row-sparse gradient lacks {told} as zeros.")
+
+
+def _wrapped(text: str) -> list[str]:
+    """Break a paragraph into lines, never inside of ``code``."""
+    whole = re.sub("``.*?``", lambda code: code[0].replace(" ", "\0"), text)
+    lines = textwrap.wrap(whole, WIDTH - 4, break_long_words=False, break_on_hyphens=False)
+    return [line.replace("\0", " ") for line in lines]
 
 
 def _parameter(h: Hyperparameter) -> list[str]:

@@ -124,7 +124,7 @@ def _class_imports(c: ClassText) -> tuple[str, ...]:
     dictionaries = [line for line in c.attributes if "ClassVar[" in line]
     abstract = ["Sequence"]
     abstract += ["Callable"] if any("Callable[" in line for line in dictionaries) else []
-    abstract += ["Mapping"] if dictionaries or c.layout or c.variant else []
+    abstract += ["Mapping"] if dictionaries or c.layout or c.variant or c.lazy else []
     typing = ["Any"] + (["ClassVar"] if dictionaries else [])
     lines = ["import math"] if c.math else []
     lines += [
@@ -135,8 +135,10 @@ def _class_imports(c: ClassText) -> tuple[str, ...]:
     if c.hyperparameter_kinds:
         lines += _import("stepspec.hyperparameters", c.hyperparameter_kinds)
     lines.append("from stepspec.optimizer import Optimizer")
+    lines += ["from stepspec.rates import Rate"] if c.lazy else []
     if c.reference:
         lines += _import("stepspec.reference", c.reference)
+    lines.append("from stepspec.sparse import RowSparse")
     return (*lines, *_import("stepspec.states", ("Array", *c.state_types)))
 
 

@@ -9,6 +9,7 @@ from stepspec.generator.ir import (
     Compare,
     Constant,
     Expr,
+    Extent,
     Kind,
     Logic,
     Name,
@@ -48,6 +49,7 @@ def fold(statements: Statements) -> Statements:
         if target.kind is Kind.LOCAL:
             target = replace(target, varies=value.extent, known=value.stage)
         else:
+            value = spread_over(value, target.extent)
             target = replace(target, known=max(1, value.stage))
         current[target.name, target.version] = target
         if target.kind is Kind.LOCAL and isinstance(value, Constant):
@@ -95,6 +97,11 @@ def _fold_node(expr: Expr) -> Expr:
             return value
         case _:
             return expr
+
+
+def spread_over(value: Expr, extent: Extent) -> Expr:
+    """Return `value` with the extent of the array that it becomes; numbers of a tensor stay as they are."""
+    return value if extent.is_scalar or value.extent is extent else Spread(value, extent)
 
 
 def keep_extent(old: Expr, new: Expr) -> Expr:

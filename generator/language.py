@@ -3,11 +3,11 @@
 from dataclasses import dataclass
 
 # keys of a spec file, in the order in which they are usually written
-KEYS = ("name", "summary", "paper", "hyperparameters", "state", "tensors", "require", "update")
+KEYS = ("name", "summary", "paper", "hyperparameters", "state", "tensors", "require", "lazy_update", "update")
 REQUIRED_KEYS = ("name", "summary", "hyperparameters", "update")
 
 HYPERPARAMETER_KEYS = ("default", "range", "doc")
-STATE_KEYS = ("per", "init", "when", "doc")
+STATE_KEYS = ("per", "init", "when", "mxnet", "doc")
 FLAG_KEYS = ("default", "unless_name_ends", "doc")
 
 # names of every rule that are not its own: what the host knows of a call, of a tensor, of the optimizer
@@ -25,7 +25,7 @@ STATIC_NAMES = {"ndim": "number of dimensions of the tensor"}
 COMMON_ARGUMENTS = frozenset(
     """
     learning_rate rescale_grad param_idx2name wd clip_gradient lr_scheduler begin_num_update multi_precision
-    param_dict aggregate_num use_fused_step lazy_update num_update
+    param_dict aggregate_num use_fused_step rounding seed lazy_update num_update
     """.split()
 )
 
@@ -37,7 +37,10 @@ RESERVED = frozenset(
     set_learning_rate set_lr_mult set_wd_mult uses_wd frozen_at_zero_rate refuses_empty elements rows scalars
     norm mean total largest where power spread clip_between
     row_norm row_sum row_mean row_max column_norm column_sum column_mean column_max
-    lr_mult wd_mult update_count bool dict float int min range str super tuple
+    lr_mult wd_mult update_count rule plan bool dict float int min range str super tuple
+    columns present_rows present copy noise_key noise_count
+    Any Array Callable ClassVar Flag Hyperparameter Layout Mapping Optimizer Rate RowSparse Sequence State
+    TensorFlag Variant
     """.split()
 )
 

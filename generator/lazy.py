@@ -1,186 +1,152 @@
 """Is a row without gradient left as it is? A proof per variant, by putting `grad = 0` into the rule.
 
-Values are tracked as signs and as "the stored value itself". The proof holds for finite states and up to the
-sign of zero; a condition such as `wd == 0` or `epsilon > 0` is part of the verdict if it is needed.
+It holds for finite weights and states that the rule itself has made, as long as nothing overflows, and up to
+the sign of zero (Note [Signs]). A verdict names the conditions it needs, such as `wd == 0` and `epsilon > 0`.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from functools import reduce
 from itertools import combinations
 
+from stepspec.generator.analysis import Variant
 from stepspec.generator.ir import (
-    Binary,
-    Call,
+    Compare,
     Constant,
     Expr,
     Extent,
-    Name,
-    Negative,
-    Power,
-    Reduction,
+    Kind,
+    Logic,
+    Not,
     Select,
     Spread,
     Statements,
+    Truth,
     names,
 )
-from stepspec.generator.passes import outputs
+from stepspec.generator.parse import Rule
+from stepspec.generator.passes import Choice, outputs
+from stepspec.generator.signs import ANY, ZERO, Value, value_of
 from stepspec.generator.spec import Spec
 
-MOST_CONDITIONS = 2
+MOST_CONDITIONS = 3
+FROM_HOST = (Kind.HYPERPARAMETER, Kind.HOST)
+NEVER, ALWAYS = Truth(False), Truth(True)
 
 
-@dataclass(frozen=True)
-class Value:
-    """What is known of a value: the lowest and the highest it can be, and the stored array it equals, if any.
+def lazy_is_exact(rule: Rule, variants: Sequence[Variant]) -> Expr:
+    """Return the condition under which leaving out rows without gradient is exact, for all variants together.
 
-    `above` says that it is greater than `low`, never equal.
+    Example: `not momentum > 0 and wd == 0` for SGD.
     """
-
-    low: float
-    high: float
-    above: bool = False
-    same: str = ""
-
-    @property
-    def is_zero(self) -> bool:
-        return self.low == self.high == 0
-
-    @property
-    def is_positive(self) -> bool:
-        return self.low > 0 or (self.low == 0 and self.above)
+    verdicts = lazy_verdicts(rule, variants)
+    return _decide([(v.choice, verdict) for v, verdict in zip(variants, verdicts, strict=True)])
 
 
-INFINITE = float("inf")
-ZERO = Value(0.0, 0.0)
-POSITIVE = Value(0.0, INFINITE, above=True)
-NOT_NEGATIVE = Value(0.0, INFINITE)
-ANY = Value(-INFINITE, INFINITE)
+def lazy_verdicts(rule: Rule, variants: Sequence[Variant]) -> tuple[Expr, ...]:
+    """Return for each variant the condition under which leaving out rows without gradient is exact.
 
-
-def lazy_conditions(spec: Spec, statements: Statements) -> tuple[str, ...] | None:
-    """Return the conditions under which leaving out rows without gradient is exact, or None.
-
-    Empty if no condition is needed; else texts such as `wd == 0` and `epsilon > 0`, the fewest.
+    A number is compared with 0 as it is; where it must be positive, rounded to the compute dtype, which is
+    written as a value spread over the elements. A variant that reads or writes anything whole is never exact.
     """
-    facts = _facts(spec, _never_negative(spec, statements))
-    used = {n.name for s in statements for n in names(s.value)}
-    free = [
-        n
-        for n, value in facts.items()
-        if n in used and value == NOT_NEGATIVE and n not in outputs(statements)
-    ]
-    assumptions = [(n, ZERO, f"{n} == 0") for n in free] + [(n, POSITIVE, f"{n} > 0") for n in free]
+    kept = _never_negative(rule.spec, [v.statements for v in variants])
+    facts = _facts(rule.spec, kept)
+    return tuple(_verdict(rule, variant, facts) for variant in variants)
+
+
+def _verdict(rule: Rule, variant: Variant, facts: Mapping[str, Value]) -> Expr:
+    statements = variant.statements
+    # grad = 0 is known of one row, and not of a whole tensor or column
+    if any(kind in ("REDUCE", "UPDATE_COLUMNS") for (kind, _), _ in variant.program.stages):
+        return NEVER
+    decided = {name.name for atom in variant.choice for name in names(atom)}
+    assumptions = list(_assumptions(rule.spec, statements, facts, decided))
     for count in range(MOST_CONDITIONS + 1):
         for chosen in combinations(assumptions, count):
             assumed = {name: value for name, value, _ in chosen}
-            if len(assumed) == count and _unchanged(statements, facts | {"grad": ZERO} | assumed):
-                return tuple(text for _, _, text in chosen)
-    return None
+            if len(assumed) == count and _unchanged(statements, {**facts, "grad": ZERO, **assumed}):
+                conditions = [condition for _, _, condition in chosen]
+                return reduce(lambda a, b: Logic("and", a, b), conditions) if conditions else ALWAYS
+    return NEVER
+
+
+def _assumptions(
+    spec: Spec, statements: Statements, facts: Mapping[str, Value], decided: set[str]
+) -> Iterable[tuple[str, Value, Expr]]:
+    """Yield what may be assumed of numbers that the host knows: name, what is known then, the condition."""
+    used = {n.name: n for s in statements for n in names(s.value) if n.kind in FROM_HOST}
+    free = [used[name] for name in facts if name in used]
+    may_vanish = {"wd", *(h.name for h in spec.own_hyperparameters if 0 in h.range)} - decided
+    for name in free:
+        if name.name in may_vanish:
+            yield name.name, ZERO, Compare("==", name, Constant(0.0))
+    for name in free:
+        known = facts[name.name]
+        if known.low >= 0 and not known.nonzero:
+            rounded = Spread(name, Extent.ELEMENT)
+            yield name.name, replace(known, nonzero=True), Compare(">", rounded, Constant(0.0))
 
 
 def _facts(spec: Spec, never_negative: frozenset[str]) -> dict[str, Value]:
     """Return what is known of every name before the step, for any gradient."""
-    facts = {"grad": ANY, "weight": Value(-INFINITE, INFINITE, same="weight"), "rescale_grad": ANY}
-    facts |= {"lr": POSITIVE, "t": POSITIVE, "clip_gradient": POSITIVE, "wd": NOT_NEGATIVE}
+    facts = {"grad": ANY, "weight": Value(same="weight"), "rescale_grad": ANY}
+    facts |= {"lr": Value(0.0), "wd": Value(0.0), "t": Value.between(1.0, math.inf)}
+    facts["clip_gradient"] = Value(0.0, finite=False)
     for h in spec.own_hyperparameters:
-        facts[h.name] = Value(h.range.low, h.range.high, above=not h.range.low_closed)
-        if h.range.low == 0 and h.range.low_closed:
-            facts[h.name] = NOT_NEGATIVE
+        finite = math.inf not in h.range and -math.inf not in h.range
+        facts[h.name] = replace(Value.between(h.range.low, h.range.high), finite=finite)
     for s in spec.states:
-        facts[s.name] = Value(0.0 if s.name in never_negative else -INFINITE, INFINITE, same=s.name)
+        facts[s.name] = Value(0.0 if s.name in never_negative else -math.inf, same=s.name)
     return facts
 
 
-def _never_negative(spec: Spec, statements: Statements) -> frozenset[str]:
-    """Return the states that start at 0 or above and stay there whatever the gradients are, by induction."""
+def _never_negative(spec: Spec, variants: Iterable[Statements]) -> frozenset[str]:
+    """Return the states that start at 0 or above and stay there, by induction.
+
+    Whatever the gradients are, and whichever variant each step takes: a switch can be changed between two.
+    """
+    variants = tuple(variants)
     states = frozenset(s.name for s in spec.states if isinstance(s.init, float) and s.init >= 0)
     while True:
-        values = _evaluate(statements, _facts(spec, states))
-        kept = frozenset(s for s in states if s not in values or values[s].low >= 0)
+        facts = _facts(spec, states)
+        after = [_after(statements, facts) for statements in variants]
+        kept = frozenset(s for s in states if all(values[s].low >= 0 for values in after if s in values))
         if kept == states:
             return kept
         states = kept
 
 
 def _unchanged(statements: Statements, facts: Mapping[str, Value]) -> bool:
-    return all(value.same == name for name, value in _evaluate(statements, facts).items())
+    return all(value.same == name for name, value in _after(statements, facts).items())
 
 
-def _evaluate(statements: Statements, facts: Mapping[str, Value]) -> dict[str, Value]:
+def _after(statements: Statements, facts: Mapping[str, Value]) -> dict[str, Value]:
     """Return what is known of each output behind the statements."""
-    known: dict[tuple[str, int], Value] = {(name, 0): value for name, value in facts.items()}
+    known = {(name, 0): value for name, value in facts.items()}
     for s in statements:
-        known[s.target.name, s.target.version] = _value(s.value, known)
+        known[s.target.name, s.target.version] = value_of(s.value, known)
     return {name: known[n.name, n.version] for name, n in outputs(statements).items()}
 
 
-def _value(expr: Expr, known: Mapping[tuple[str, int], Value]) -> Value:
-    def of(inner: Expr) -> Value:
-        return _value(inner, known)
-
-    match expr:
-        case Constant(value=v):
-            return Value(v, v)
-        case Name(name=name, version=version):
-            return known.get((name, version), ANY)
-        case Negative(value=v):
-            return ZERO if of(v).is_zero else ANY
-        case Binary(operator=operator, left=left, right=right):
-            return _arithmetic(operator, of(left), of(right))
-        case Power(base=base, exponent=Constant(value=n)) if n % 2 == 0:
-            return ZERO if of(base).is_zero else NOT_NEGATIVE
-        case Power(base=base) if of(base).low >= 0:
-            return ZERO if of(base).is_zero else NOT_NEGATIVE
-        case Call(function=function, arguments=arguments):
-            return _function(function, [of(a) for a in arguments])
-        # a tensor's norm or mean is not zero because one row's gradient is
-        case Reduction(function=function, per=Extent.ROW, value=v) if of(v).is_zero:
-            return ZERO
-        case Reduction(function="norm"):
-            return NOT_NEGATIVE
-        case Reduction(value=v) if of(v).low >= 0:
-            return NOT_NEGATIVE
-        case Select(then=then, otherwise=otherwise):
-            a, b = of(then), of(otherwise)
-            both = a.same if a.same == b.same else ""
-            return Value(min(a.low, b.low), max(a.high, b.high), same=both)
-        case Spread(value=v):
-            return Value(of(v).low, of(v).high, of(v).above)
+def _decide(cases: Sequence[tuple[Choice, Expr]]) -> Expr:
+    """Return one condition that is in every case what the case says; its atoms are asked one by one."""
+    (first, verdict), *others = cases
+    if all(other == verdict for _, other in others):
+        return verdict
+    atom = next(a for a in first if len({choice[a] for choice, _ in cases}) > 1)
+    yes = _decide([case for case in cases if case[0][atom]])
+    no = _decide([case for case in cases if not case[0][atom]])
+    match yes, no:
+        case _ if yes == no:
+            return yes
+        case Truth(value=v), _:
+            return _joined("or" if v else "and", atom if v else Not(atom), no)
+        case _, Truth(value=v):
+            return _joined("or" if v else "and", Not(atom) if v else atom, yes)
         case _:
-            return ANY
+            return Select(atom, yes, no)
 
 
-def _arithmetic(operator: str, a: Value, b: Value) -> Value:
-    if operator in "+-" and b.is_zero:
-        return a
-    if operator == "+" and a.is_zero:
-        return b
-    if operator in "*/" and a.is_zero:
-        return ZERO if operator == "*" or b.is_positive or b.high < 0 else ANY
-    if operator == "*" and b.is_zero:
-        return ZERO
-    if operator == "+" and a.low >= 0 and b.low >= 0:
-        return POSITIVE if a.is_positive or b.is_positive else NOT_NEGATIVE
-    if operator in "*/" and a.low >= 0 and b.low >= 0:
-        return POSITIVE if a.is_positive and b.is_positive and operator == "*" else NOT_NEGATIVE
-    if operator == "-" and a.low >= b.high:
-        return NOT_NEGATIVE
-    return ANY
-
-
-def _function(function: str, arguments: list[Value]) -> Value:
-    zero = arguments[0].is_zero
-    if function in ("sqrt", "abs", "square"):
-        positive = POSITIVE if arguments[0].is_positive else NOT_NEGATIVE
-        return ZERO if zero else positive
-    if function in ("sign", "tanh") or (function == "clip" and len(arguments) == 2):
-        return ZERO if zero else (NOT_NEGATIVE if arguments[0].low >= 0 else ANY)
-    if function == "exp":
-        return NOT_NEGATIVE
-    if function in ("maximum", "minimum"):
-        a, b = arguments
-        if zero and b.is_zero:
-            return ZERO
-        low = max(a.low, b.low) if function == "maximum" else min(a.low, b.low)
-        return NOT_NEGATIVE if low >= 0 else ANY
-    return ANY
+def _joined(operator: str, condition: Expr, rest: Expr) -> Expr:
+    return condition if isinstance(rest, Truth) else Logic(operator, condition, rest)

@@ -10,7 +10,7 @@ from typing import TypeAlias
 
 from stepspec.generator import language
 from stepspec.generator.errors import Problem, SpecError
-from stepspec.generator.fold import fold, keep_extent
+from stepspec.generator.fold import fold, keep_extent, spread_over
 from stepspec.generator.ir import (
     Assign,
     Compare,
@@ -22,7 +22,6 @@ from stepspec.generator.ir import (
     Logic,
     Name,
     Not,
-    Spread,
     Statement,
     Statements,
     Truth,
@@ -108,8 +107,7 @@ def specialise(rule: Rule, choice: Choice) -> Statements:
             versions[name] = versions.get(name, 0) + 1
             if name in per:
                 kind = Kind.ARRAY if name == "weight" else Kind.STATE
-                if not per[name].is_scalar and value.extent is not per[name]:
-                    value = Spread(value, per[name])
+                value = spread_over(value, per[name])
                 target = Name(name, kind, per[name], max(1, value.stage), versions[name])
             else:
                 target = Name(name, Kind.LOCAL, value.extent, value.stage, versions[name])

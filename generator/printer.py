@@ -63,7 +63,10 @@ class Printer:
 
     def logic(self, expr: Logic) -> tuple[str, int]:
         level = PRECEDENCE[expr.operator]
-        return f"{self.operand(expr.left, level)} {expr.operator} {self.operand(expr.right, level)}", level
+        # brackets tell `and` and `or` apart where they meet
+        alike = [isinstance(e, Logic) and e.operator == expr.operator for e in (expr.left, expr.right)]
+        left, right = (level if same else NOT for same in alike)
+        return f"{self.operand(expr.left, left)} {expr.operator} {self.operand(expr.right, right)}", level
 
     def negation(self, expr: Not) -> tuple[str, int]:
         return f"not {self.operand(expr.value, NOT)}", NOT

@@ -2,11 +2,13 @@
 
 from collections.abc import Iterable
 
-from stepspec.generator.analysis import Variant, compile_variants, cost, lazy_equals_dense
+from stepspec.generator.analysis import Variant, compile_variants, cost
 from stepspec.generator.classes import print_class
+from stepspec.generator.ir import Expr
 from stepspec.generator.kernels import print_kernels
+from stepspec.generator.lazy import ALWAYS, NEVER, lazy_verdicts
 from stepspec.generator.parse import Rule, parse
-from stepspec.generator.printer import HostPrinter
+from stepspec.generator.printer import Printer
 from stepspec.generator.spec import Spec, number_text
 from stepspec.generator.text import indented
 
@@ -21,8 +23,11 @@ def show(spec: Spec) -> str:
         ["Hyperparameters", *indented(_hyperparameters(spec))],
         ["State", *indented(_states(spec))],
         ["Stages", *indented(_stages(rule, variants))],
-        ["Cost per element (float32, float64)", *indented(_costs(variants))],
-        ["Lazy row-sparse update equals the dense one", *indented(_laziness(rule, variants))],
+        [
+            "Cost per element (float32, float64, float16, float16 with a float32 master)",
+            *indented(_costs(variants)),
+        ],
+        ["Row-sparse gradients", *indented(_laziness(rule, variants))],
         ["Reference", *indented(print_class(rule, variants).step)],
     ]
     return "\n\n".join("\n".join(section) for section in sections) + "\n"
@@ -59,24 +64,26 @@ def _costs(variants: tuple[Variant, ...]) -> list[str]:
     rows = [("variant", "bytes moved", "flops", "passes", "bytes of state")]
     for variant in variants:
         c = cost(variant)
-        state = f"{4 * c.state}, {8 * c.state}"
-        rows.append((_condition(variant), f"{c.bytes(4)}, {c.bytes(8)}", str(c.flops), str(c.passes), state))
+        moved = f"{c.bytes(4)}, {c.bytes(8)}, {c.bytes(2)}, {c.bytes_with_master}"
+        state = f"{4 * c.state}, {8 * c.state}, {2 * c.state}, {4 * c.state + 4}"
+        rows.append((_condition(variant), moved, str(c.flops), str(c.passes), state))
     return _table(rows)
 
 
 def _laziness(rule: Rule, variants: tuple[Variant, ...]) -> list[str]:
+    known: dict[Expr, str] = {NEVER: "never", ALWAYS: "always"}
     rows = []
-    for variant in variants:
-        conditions = lazy_equals_dense(rule, variant)
-        verdict = "never" if conditions is None else " and ".join(conditions) or "always"
-        rows.append((f"{_condition(variant)}:", verdict))
-    return _table(rows)
+    for variant, verdict in zip(variants, lazy_verdicts(rule, variants), strict=True):
+        rows.append((f"{_condition(variant)}:", known.get(verdict) or Printer().text(verdict)))
+    offered = "offered, off by default" if rule.spec.lazy_update else "not offered"
+    told = [f"lazy_update: {offered}", "skipping absent rows equals the dense update:"]
+    return [*told, *indented(_table(rows))]
 
 
 def _condition(variant: Variant) -> str:
     texts = []
     for atom, holds in variant.choice.items():
-        text = HostPrinter().text(atom).replace("self.", "")
+        text = Printer().text(atom)
         texts.append(text if holds else f"not {text}" if text.isidentifier() else f"not ({text})")
     return ", ".join(texts) or "all tensors"
 

@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass
 
-from stepspec.generator.errors import Source, Span
+from stepspec.generator.errors import NOWHERE, Source, Span
 from stepspec.generator.ir import Extent
 
 
@@ -59,6 +59,12 @@ class Hyperparameter:
         return isinstance(self.default, bool)
 
 
+# of rules for which updating only the rows that are present has a meaning; no name inside a rule
+LAZY_UPDATE = Hyperparameter(
+    "lazy_update", False, ANY_NUMBER, "Update only the rows that a row-sparse gradient holds.", NOWHERE
+)
+
+
 @dataclass(frozen=True, slots=True)
 class State:
     """An array kept between steps; stored only `when` a condition holds, if one is given."""
@@ -67,6 +73,7 @@ class State:
     per: Extent
     init: float | str
     when: Formula | None
+    mxnet_negated: bool
     doc: str
     span: Span
 
@@ -95,6 +102,7 @@ class Spec:
     states: tuple[State, ...]
     flags: tuple[TensorFlag, ...]
     requirements: tuple[Formula, ...]
+    lazy_update: bool
     update: Formula
     span: Span
 
@@ -107,6 +115,16 @@ class Spec:
     def own_hyperparameters(self) -> tuple[Hyperparameter, ...]:
         """Return the hyperparameters without the learning rate, which every optimizer has."""
         return tuple(h for h in self.hyperparameters if h.name != "learning_rate")
+
+    @property
+    def own_arguments(self) -> tuple[Hyperparameter, ...]:
+        """Return the constructor's own arguments: `lazy_update` is one if it is offered."""
+        return tuple(h for h in self.arguments if h.name != "learning_rate")
+
+    @property
+    def arguments(self) -> tuple[Hyperparameter, ...]:
+        """Return the constructor's arguments that the class documents, in the order of the file."""
+        return (*self.hyperparameters, *([LAZY_UPDATE] if self.lazy_update else []))
 
 
 def number_text(value: float) -> str:

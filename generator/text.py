@@ -10,6 +10,11 @@ def indented(lines: Iterable[str], levels: int = 1) -> list[str]:
     return ["    " * levels + line if line else line for line in lines]
 
 
+def quoted(text: str) -> str:
+    """Return `text` as a Python string in double quotes."""
+    return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
+
+
 def assignment(target: str, value: str, indent: int) -> list[str]:
     """Return `target = value`, broken in brackets if it is wider than a line at `indent` columns."""
     return formula(f"{target} = ", value, "", indent)

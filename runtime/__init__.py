@@ -4,19 +4,29 @@ from importlib import import_module
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
+from stepspec import checkpoint as checkpoint
 from stepspec import lr_scheduler as lr_scheduler
+from stepspec import mxnet as mxnet
 from stepspec.optimizer import Optimizer as Optimizer
 from stepspec.registry import create as create
 from stepspec.registry import register as register
+from stepspec.sparse import RowSparse as RowSparse
+from stepspec.trainer import Trainer as Trainer
+from stepspec.updater import Updater as Updater
 
 __version__ = version("stepspec")
 
 _OWN = (
     "Optimizer",
+    "RowSparse",
+    "Trainer",
+    "Updater",
     "__version__",
+    "checkpoint",
     "create",
     "get_num_threads",
     "lr_scheduler",
+    "mxnet",
     "register",
     "set_num_threads",
 )

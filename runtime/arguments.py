@@ -5,12 +5,12 @@ from __future__ import annotations
 import difflib
 import inspect
 import math
-import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 
+from stepspec.notices import warn
 from stepspec.rates import multiplier
 
 # the learning rate where neither a number nor a scheduler is given
@@ -27,6 +27,13 @@ def refuse_unknown(cls: type, unknown: Mapping[str, object]) -> None:
     near = difflib.get_close_matches(name, _known(cls), 1)
     hint = f"; did you mean {near[0]!r}?" if near else ""
     raise TypeError(f"{cls.__name__} has no argument {name!r}{hint}")
+
+
+def no_attribute(cls: type, name: str) -> str:
+    """Return what to tell who sets an attribute that optimizers of this class do not have."""
+    near = difflib.get_close_matches(name, [known for known in dir(cls) if known[0] != "_"], 1)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    return f"{cls.__name__} has no attribute {name!r}{hint}"
 
 
 def _known(cls: type) -> list[str]:
@@ -49,11 +56,12 @@ def count(label: str, value: object) -> int:
     return int(value)
 
 
-def switch(label: str, value: object) -> bool:
-    """Return True or False."""
-    if not isinstance(value, (bool, np.bool_)):
-        raise TypeError(f"{label} must be True or False, not {value!r}")
-    return bool(value)
+def seed(label: str, value: object) -> int:
+    """Return a seed of noise: an int >= 0 of 64 bits."""
+    number = count(label, value)
+    if number >= 1 << 64:
+        raise ValueError(f"{label} must be below 2**64, not {value}")
+    return number
 
 
 def aggregate(label: str, value: object) -> float | None:
@@ -119,10 +127,8 @@ def schedule(cls: type, scheduler: Any, learning_rate: float | None) -> tuple[Sc
         return scheduler, learning_rate
     changed: Scheduler = scheduler.with_base_lr(learning_rate)
     if getattr(scheduler, "base_lr", None) != learning_rate:
-        warnings.warn(
+        warn(
             f"{cls.__name__}: learning_rate = {learning_rate!r} overrides the base rate of the lr_scheduler; "
-            "pass learning_rate=None to take the scheduler's",
-            UserWarning,
-            stacklevel=5,
+            "pass learning_rate=None to take the scheduler's"
         )
     return changed, learning_rate

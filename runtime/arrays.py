@@ -97,6 +97,13 @@ def _accept(objects: int, count: int, expected: int, written: int, pointers: int
     return 1
 
 
+def _locate(objects: int, count: int, pointers: int) -> int:
+    """Write where the memory of some arrays begins."""
+    for i in range(count):
+        at(pointers, int64)[i] = at(at(objects, int64)[i], int64)[_DATA]
+    return 1
+
+
 def _compile(function: Callable[..., int]) -> Callable[..., int]:
     """Compile a function of int64s; called through ctypes, it keeps the GIL."""
     width = function.__code__.co_argcount
@@ -138,27 +145,27 @@ class Gradients:
 
     Parameters
     ----------
-    weights
-        Their gradients have the same shapes and dtypes and are C-contiguous.
+    alike
+        C-contiguous gradients have the shapes and dtypes of these.
     written
         C-contiguous arrays, which gradients must not meet.
     """
 
-    def __init__(self, weights: Sequence[Array], written: Sequence[Array]) -> None:
-        self._shapes = [weight.shape for weight in weights]
-        self._dtypes = [np.dtype(weight.dtype.type) for weight in weights]
+    def __init__(self, alike: Sequence[Array], written: Sequence[Array]) -> None:
+        self._shapes = [array.shape for array in alike]
+        self._dtypes = [np.dtype(array.dtype.type) for array in alike]
         self._ranges = sorted((array.ctypes.data, array.nbytes) for array in written if array.size)
-        self.pointers = np.zeros(len(weights), np.int64)
+        self.pointers = np.zeros(len(alike), np.int64)
         described = [(0, 0, len(s), id(d), 0) for s, d in zip(self._shapes, self._dtypes, strict=True)]
         extents = [number for shape in self._shapes for length in shape for number in (length, 0)]
-        columns: list[Any] = [described, extents, [weight.nbytes for weight in weights]]
+        columns: list[Any] = [described, extents, [array.nbytes for array in alike]]
         columns += [[start for start, _ in self._ranges], [start + size for start, size in self._ranges]]
         self._rows = [np.array(column, np.int64) for column in columns]
         fields, lengths, sizes, starts, ends = (row.ctypes.data for row in self._rows)
         self._expected = np.array([_KINDS.ctypes.data, fields, lengths, sizes], np.int64)
         self._written = np.array([starts, ends, len(self._ranges)], np.int64)
         tables = (self._expected, self._written, self.pointers)
-        self._addresses = len(weights), *(table.ctypes.data for table in tables)
+        self._addresses = len(alike), *(table.ctypes.data for table in tables)
 
     def accept(self, grads: tuple[Any, ...]) -> bool:
         """Write the gradients' addresses to `pointers`; False if any needs a closer look."""
@@ -174,15 +181,30 @@ class Gradients:
                 return False
             if grad.shape != self._shapes[i]:
                 return False
-            if not (grad.flags.c_contiguous and grad.flags.aligned) or self._meets(grad):
+            if not is_plain(grad) or self.meets_written(grad):
                 return False
             self.pointers[i] = grad.ctypes.data
         return True
 
-    def _meets(self, array: Array) -> bool:
+    def meets_written(self, array: Array) -> bool:
+        """Tell whether an array shares memory with a written one."""
         first = array.ctypes.data
         nearest = bisect_right(self._ranges, first, key=sum)
         return nearest < len(self._ranges) and self._ranges[nearest][0] < first + array.nbytes
+
+
+def addresses(arrays: tuple[Array, ...]) -> Int64s:
+    """Return where the memory of each array begins."""
+    if not BULK:
+        return np.array([array.ctypes.data for array in arrays], np.int64)
+    found = np.empty(len(arrays), np.int64)
+    locate(id(arrays) + _ITEMS, len(arrays), found.ctypes.data)
+    return found
+
+
+def is_plain(array: Array) -> bool:
+    """Tell whether kernels can walk an array where it lies."""
+    return array.flags.c_contiguous and array.flags.aligned
 
 
 def _described(array: Array) -> tuple[int, int, int, int, int]:
@@ -212,5 +234,5 @@ def _bulk_reading_works() -> bool:
 _KINDS = np.array([id(kind) for kind in ARRAY_TYPES])
 # from the address of a tuple to its items
 _ITEMS = tuple.__basicsize__
-unchanged, accept = _compile(_unchanged), _compile(_accept)
+unchanged, accept, locate = _compile(_unchanged), _compile(_accept), _compile(_locate)
 BULK = _bulk_reading_works()

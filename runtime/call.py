@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from stepspec import cpu
 from stepspec.checks import check_lists
+from stepspec.overview import Overview, describe
 from stepspec.plan import Action, Group, Order, Plan
 from stepspec.rates import Rates
 from stepspec.tables import Stage
@@ -71,17 +72,55 @@ class Call:
         finally:
             self._optimizer._exclusive.give_back(self._turn)
 
-    def _run(self) -> None:
+    def _order(self) -> Order:
         plan, rates, optimizer = self._plan, self._rates, self._optimizer
         together = int(min(optimizer.aggregate_num or math.inf, max(1, len(plan.indices))))
-        groups = plan.groups(Order(tuple(self._stages), self._stores, _frozen(optimizer, rates), together))
+        frozen, lazy = _frozen(optimizer, rates), plan.lazy(optimizer, rates)
+        return Order(tuple(self._stages), self._stores, frozen, lazy, together)
+
+    def _run(self) -> None:
+        plan, rates, optimizer = self._plan, self._rates, self._optimizer
+        groups = plan.groups(self._order())
         plan.inputs.fill(plan.inputs.compute(optimizer, rates), rates)
-        plan.load()
+        plan.load(rates)
         for group in groups:
             counts = rates.counts
             if len(groups) > 1:
                 counts = {index: counts[index] for index in group.indices}
             _launch(plan, group, partial(optimizer._counts.update, counts))
+
+
+class _Verification(Call):
+    """A call that is only checked."""
+
+    def _run(self) -> None:
+        self._optimizer._check_host(self._rates, self._plan.indices)
+
+
+def verify(optimizer: Optimizer, arguments: tuple[Any, Any, Any, Any]) -> None:
+    """Raise what a fused call would raise; the plan of its tensors is kept, and makes the call quick."""
+    with _Verification(optimizer, arguments):
+        pass  # all checks are made on entering
+
+
+class _Rehearsal(Call):
+    """A call that is checked and planned, but not run. It also stands for the optimizer in `fused_step`."""
+
+    overview: Overview
+
+    def _call(self, *arguments: Any) -> _Rehearsal:
+        return self
+
+    def _run(self) -> None:
+        self.overview = describe(type(self._optimizer).__name__, self._plan, self._order())
+
+
+def rehearse(optimizer: Optimizer, arguments: tuple[Any, Any, Any, Any]) -> Overview:
+    """Return what a fused call would do."""
+    rehearsal: Any = _Rehearsal(optimizer, arguments)
+    type(optimizer).fused_step(rehearsal, *arguments)
+    overview: Overview = rehearsal.overview
+    return overview
 
 
 @functools.cache
@@ -99,30 +138,30 @@ def _plan(
     grads: tuple[Any, ...],
     states: tuple[Any, ...],
 ) -> tuple[Plan, Sequence[Any]]:
-    """Return the plan of a call and the gradients to keep alive; make a new plan if none fits."""
-    plan = _known_plan(optimizer, indices, weights, states)
-    if plan is not None and plan.take_gradients(grads):
-        return plan, grads
+    """Return the plan of a call and what to keep alive of its gradients; make a new plan if none fits."""
+    known = []
+    for plan in tuple(optimizer._plans):
+        if not plan.matches(indices, weights, states):
+            continue
+        if not plan.still_right(optimizer):
+            optimizer._plans.remove(plan)
+        elif plan.take_gradients(grads):
+            _use(optimizer, plan)
+            return plan, grads
+        else:
+            known.append(plan)
     entries = optimizer._check(indices, weights, grads, states)
-    if plan is None:
-        plan = Plan(entries, states, optimizer._versions)
-        optimizer._plans = [plan, *optimizer._plans[: KEPT_PLANS - 1]]
-    return plan, plan.copy_gradients([entry.grad for entry in entries])
+    fitting = next((plan for plan in known if plan.gradients.fit(entries)), None)
+    plan = fitting or Plan(optimizer, entries, states)
+    _use(optimizer, plan)
+    return plan, plan.gradients.copy(entries)
 
 
-def _known_plan(
-    optimizer: Optimizer, indices: tuple[Any, ...], weights: tuple[Any, ...], states: tuple[Any, ...]
-) -> Plan | None:
-    plans: list[Plan] = optimizer._plans
-    for position, plan in enumerate(plans):
-        if plan.matches(indices, weights, states):
-            if position:
-                plans.insert(0, plans.pop(position))
-            if plan.still_right(optimizer):
-                return plan
-            del plans[0]
-            return None
-    return None
+def _use(optimizer: Optimizer, plan: Plan) -> None:
+    """Put a plan in front of those that are kept."""
+    plans = optimizer._plans
+    if not plans or plans[0] is not plan:
+        optimizer._plans = [plan, *(other for other in plans if other is not plan)][:KEPT_PLANS]
 
 
 def _launch(plan: Plan, group: Group, commit: Action) -> None:

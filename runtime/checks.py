@@ -9,11 +9,12 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from stepspec.formats import Formats, is_half, is_supported
 from stepspec.overlaps import Operand, check_overlaps
+from stepspec.sparse import RowSparse
 from stepspec.states import Array, Layout, Variant
 
 ARRAY_TYPES = (np.ndarray, np.memmap)
-DTYPES = (np.dtype(np.float32), np.dtype(np.float64))
 
 
 class Rules(Protocol):
@@ -21,6 +22,10 @@ class Rules(Protocol):
 
     @property
     def refuses_empty(self) -> bool: ...
+    @property
+    def multi_precision(self) -> bool: ...
+    @property
+    def rounding(self) -> str: ...
 
     def _label(self, index: int) -> str: ...
     def _flags(self, index: int) -> dict[str, bool]: ...
@@ -35,11 +40,42 @@ class Entry:
     index: int
     label: str
     weight: Array
-    grad: Array
+    grad: Array | RowSparse
     state: dict[str, Array]
+    master: Array | None
     layout: Layout
     flags: dict[str, bool]
     variant: Variant
+    stochastic: bool
+
+    @property
+    def target(self) -> Array:
+        """The array that the rule reads and writes as the weight: the master, if there is one."""
+        return self.weight if self.master is None else self.master
+
+    @property
+    def written(self) -> dict[str, Array]:
+        """Every array that an update writes, by what its state calls it; the weight is ``"weight"``."""
+        master = {} if self.master is None else {"master": self.master}
+        return {"weight": self.weight, **self.state, **master}
+
+    @property
+    def values(self) -> Array:
+        """The gradient's numbers: of a row-sparse one those of its rows."""
+        return self.grad.values if isinstance(self.grad, RowSparse) else self.grad
+
+    @property
+    def formats(self) -> Formats:
+        """How the tensor's arrays are stored."""
+        stored = self.target.dtype.name
+        return Formats(
+            weight=stored,
+            grad=self.values.dtype.name,
+            state=stored,
+            copy="" if self.master is None else self.weight.dtype.name,
+            stochastic=self.stochastic,
+            gradient="scattered" if isinstance(self.grad, RowSparse) else "dense",
+        )
 
 
 def check_call(rules: Rules, indices: Any, weights: Any, grads: Any, states: Any) -> list[Entry]:
@@ -50,11 +86,17 @@ def check_call(rules: Rules, indices: Any, weights: Any, grads: Any, states: Any
         if times > 1:
             raise ValueError(f"{rules._label(index)} is given {times} times in one call; once is allowed")
     entries = [_check_tensor(rules, *tensor) for tensor in zip(numbers, weights, grads, states, strict=True)]
-    written = [Operand(f"the weight of {entry.label}", entry.weight) for entry in entries]
-    for entry in entries:
-        written += [Operand(f"state {name!r} of {entry.label}", array) for name, array in entry.state.items()]
-    check_overlaps(written, [Operand(f"the gradient of {entry.label}", entry.grad) for entry in entries])
+    written = [
+        Operand(f"{_what(name)} of {entry.label}", array)
+        for entry in entries
+        for name, array in entry.written.items()
+    ]
+    check_overlaps(written, [Operand(f"the gradient of {entry.label}", entry.values) for entry in entries])
     return entries
+
+
+def _what(name: str) -> str:
+    return "the weight" if name == "weight" else f"state {name!r}"
 
 
 def check_lists(indices: Any, weights: Any, grads: Any, states: Any) -> None:
@@ -83,11 +125,7 @@ def check_index(index: Any) -> int:
 def check_weight(label: str, weight: Any) -> Array:
     """Return `weight` if it is a NumPy array of a supported dtype, else raise TypeError."""
     array = _check_array(f"the weight of {label}", weight)
-    if array.dtype not in DTYPES:
-        raise TypeError(
-            f"the weight of {label} has dtype {_spelled(array.dtype)}; "
-            "supported are float32 and float64: convert it with .astype(np.float32)"
-        )
+    _check_dtype(f"the weight of {label}", array)
     return array
 
 
@@ -98,35 +136,73 @@ def _check_tensor(rules: Rules, index: int, weight: Any, grad: Any, state: Any) 
         raise ValueError(f"the weight of {label} is read-only; pass a writable array, such as a copy")
     if rules.refuses_empty and weight.size == 0:
         raise ValueError(f"the weight of {label} is empty: the rule takes a maximum, and it has none")
-    grad = _check_array(f"the gradient of {label}", grad)
-    _check_kind(f"the gradient of {label}", grad, weight.dtype, weight.shape)
+    _check_grad(f"the gradient of {label}", grad, weight)
     flags = rules._flags(index)
     ndim = max(weight.ndim, 1)
     layout = rules._layout(flags, ndim)
-    state = _check_state(label, weight, state, layout, index)
-    return Entry(index, label, weight, grad, state, layout, flags, rules._variant(flags, ndim))
+    half = is_half(weight.dtype)
+    arrays = _check_state(label, weight, state, layout, half and rules.multi_precision, index)
+    master = arrays.pop("master", None)
+    stochastic = half and rules.rounding == "stochastic"
+    variant = rules._variant(flags, ndim)
+    return Entry(index, label, weight, grad, arrays, master, layout, flags, variant, stochastic)
 
 
-def _check_state(label: str, weight: Array, state: Any, layout: Layout, index: int) -> dict[str, Array]:
-    remedy = f"create it with create_state({index}, weight)"
+def _check_grad(what: str, grad: Any, weight: Array) -> None:
+    if isinstance(grad, RowSparse):
+        grad.check(what, weight.shape)
+        values = grad.values
+    else:
+        values = _check_array(what, grad)
+        _check_shape(what, values, weight.shape)
+    _check_dtype(what, values)
+    if values.dtype == np.float64 != weight.dtype:
+        raise TypeError(
+            f"{what} has dtype float64, its weight only {weight.dtype}; "
+            "convert the gradient with .astype(np.float32)"
+        )
+
+
+def _check_state(
+    label: str, weight: Array, state: Any, layout: Layout, has_master: bool, index: int
+) -> dict[str, Array]:
+    """Return the states of a tensor in layout order, a master at the end."""
+    create = "create_state_multi_precision" if has_master else "create_state"
+    remedy = f"create it with {create}({index}, weight)"
     if not isinstance(state, dict):
         raise TypeError(f"the state of {label} must be a dict, not {type(state).__name__}; {remedy}")
-    missing = [name for name in layout if name not in state]
-    extra = [name for name in state if name not in layout]
+    expected = [*layout, "master"] if has_master else list(layout)
+    missing = [name for name in expected if name not in state]
+    extra = [name for name in state if name not in expected]
     if missing:
         raise ValueError(f"the state of {label} lacks {_names(missing)}; {remedy}")
     if extra:
-        known = f"only {_names(list(layout))}" if layout else "none"
+        known = f"only {_names(expected)}" if expected else "none"
         raise ValueError(f"the state of {label} holds {_names(extra)}, where {known} is expected; {remedy}")
-    arrays = {}
-    for name, spec in layout.items():
-        what = f"state {name!r} of {label}"
-        array = _check_array(what, state[name])
-        _check_kind(what, array, spec.dtype(weight), spec.shape(weight))
-        if not array.flags.writeable:
-            raise ValueError(f"{what} is read-only; pass a writable array, such as a copy")
-        arrays[name] = array
-    return arrays
+    single = np.dtype(np.float32)
+    target = weight
+    if has_master:
+        target = _check_written(f"state 'master' of {label}", state["master"], single, weight.shape)
+    arrays = {
+        name: _check_written(
+            f"state {name!r} of {label}", state[name], spec.dtype(target), spec.shape(weight)
+        )
+        for name, spec in layout.items()
+    }
+    return {**arrays, "master": target} if has_master else arrays
+
+
+def _check_written(what: str, value: Any, dtype: np.dtype[Any], shape: tuple[int, ...]) -> Array:
+    array = _check_array(what, value)
+    if array.dtype != dtype:
+        raise TypeError(
+            f"{what} has dtype {_spelled(array.dtype)}, expected {dtype}; "
+            f"convert it with .astype({dtype.name!r})"
+        )
+    _check_shape(what, array, shape)
+    if not array.flags.writeable:
+        raise ValueError(f"{what} is read-only; pass a writable array, such as a copy")
+    return array
 
 
 def _check_array(what: str, value: Any) -> Array:
@@ -137,19 +213,27 @@ def _check_array(what: str, value: Any) -> Array:
         raise TypeError(f"{what} is None, where a NumPy array is expected")
     if isinstance(value, np.ma.MaskedArray):
         remedy = "fill it in with .filled()"
+    elif isinstance(value, RowSparse):
+        remedy = "only gradients can be row-sparse"
     elif type(value).__module__.partition(".")[0] == "torch":
         remedy = "pass its memory with .detach().numpy()"
+    elif type(value).__module__.partition(".")[0] == "scipy":
+        remedy = "make a row-sparse gradient of it with stepspec.RowSparse.from_scipy"
     else:
         remedy = "convert it with np.asarray"
     kind = f"{type(value).__module__}.{type(value).__qualname__}".removeprefix("builtins.")
     raise TypeError(f"{what} must be a numpy.ndarray, not {kind}; {remedy}")
 
 
-def _check_kind(what: str, array: Array, dtype: np.dtype[Any], shape: tuple[int, ...]) -> None:
-    if array.dtype != dtype:
+def _check_dtype(what: str, array: Array) -> None:
+    if not is_supported(array.dtype):
         raise TypeError(
-            f"{what} has dtype {_spelled(array.dtype)}, expected {dtype}; convert it with .astype(np.{dtype})"
+            f"{what} has dtype {_spelled(array.dtype)}; supported are float16, bfloat16 (of ml_dtypes), "
+            "float32 and float64: convert it with .astype(np.float32)"
         )
+
+
+def _check_shape(what: str, array: Array, shape: tuple[int, ...]) -> None:
     if array.shape != shape:
         raise ValueError(f"{what} has shape {array.shape}, expected {shape}")
 

@@ -1,7 +1,7 @@
 """CPU kernels: the decorators of generated functions, and how to launch what they make.
 
 A kernel is a serial function over the arrays of one chunk. `elements`, `rows` and `scalars` turn it into a
-`Kernel`, whose entries (see Note [Entries]) are compiled per dtype on first use; `run` executes work items.
+`Kernel`, whose entries (see Note [Entries]) are compiled per formats on first use; `run` executes work items.
 """
 
 from __future__ import annotations
@@ -13,14 +13,18 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-import numba
 import numpy as np
+import numpy.typing as npt
 
 from stepspec.canonical import BLOCK, ROW_BLOCK
 from stepspec.compilation import compile_entry, compiling, source_stamp, without_aliases
-from stepspec.entries import Parameter, elements_entry, rows_entry, scalars_entry
+from stepspec.entries import elements_entry, rows_entry, scalars_entry
+from stepspec.formats import Formats
+from stepspec.layout import TAIL, Layout, Parameter, check
+from stepspec.memory import raise_if_reported
 from stepspec.reductions import SIGNATURE, Reduction
-from stepspec.threads import get_num_threads, run, set_num_threads
+from stepspec.threads import get_num_threads, set_num_threads
+from stepspec.threads import run as run_batches
 
 __all__ = [
     "Kernel",
@@ -69,20 +73,33 @@ class Kernel:
     @functools.cached_property
     def slots(self) -> tuple[Parameter, ...]:
         """Return what the entries of a table belong to, in order."""
-        results = tuple(Parameter(name, "result") for name in self.returns)
-        columns = (Parameter("columns", "columns"),) if self.form == "rows" else ()
-        return self.parameters + results + columns
+        if self.form == "scalars":
+            return self.parameters + tuple(Parameter(name, "result") for name in self.returns)
+        return self.parameters + TAIL
 
     @functools.cached_property
     def reductions(self) -> tuple[Parameter, ...]:
         """Return the buffers."""
         return tuple(parameter for parameter in self.parameters if parameter.reduction)
 
-    def address(self, dtype: Any) -> int:
-        """Return the address of the entry for float32 or float64, compiling or loading it on first use."""
-        name = "float64" if self.form == "scalars" else np.dtype(dtype).name
+    def address(self, formats: Formats, results: frozenset[str] = frozenset()) -> int:
+        """Return the address of an entry, compiling or loading it on first use.
+
+        Parameters
+        ----------
+        formats
+            How the arrays are stored: "weight" and "grad" as it says, every other one as the states.
+        results
+            Arrays that hold reduction results: they have the compute dtype.
+
+        Raises
+        ------
+        TypeError
+            If there are no kernels for these formats.
+
+        """
         with compiling:  # two threads may ask for one kernel
-            return self._address(name)
+            return self._address(formats, results)
 
     def chunks(self, rows: int, columns: int) -> tuple[int, int]:
         """Return how many units to give a work item, and how many a tensor of this shape has.
@@ -101,17 +118,21 @@ class Kernel:
         return -(-max(1, CHUNK // max(1, columns)) // unit) * unit, rows
 
     @functools.cache  # noqa: B019  # kernels live as long as their modules
-    def _address(self, dtype: str) -> int:
-        if dtype not in ("float32", "float64"):
-            raise TypeError(f"kernels compute in float32 or float64, not {dtype}")
-        stamp, name = source_stamp(self.function), f"{self.name}-{dtype}"
-        number = getattr(numba, dtype)
-        function = without_aliases(self.function, f"{self.function.__qualname__}-{dtype}-{stamp or id(self)}")
+    def _address(self, formats: Formats, results: frozenset[str]) -> int:
+        check(formats)
         if self.form == "scalars":
-            entry = scalars_entry(function, self.parameters, len(self.returns))
+            formats = Formats.plain("float64")
+        return self._compile(Layout.used(self.parameters, formats, results, flat=self.form != "rows"))
+
+    @functools.cache  # noqa: B019  # kernels live as long as their modules
+    def _compile(self, layout: Layout) -> int:
+        stamp, name = source_stamp(self.function), f"{self.name}-{layout.label}"
+        qualified = f"{self.function.__qualname__}-{layout.label}-{stamp or id(self)}"
+        function = without_aliases(self.function, qualified)
+        if self.form == "scalars":
+            entry = scalars_entry(function, layout, len(self.returns))
         else:
-            make = elements_entry if self.form == "elements" else rows_entry
-            entry = make(function, self.parameters, number)
+            entry = (elements_entry if layout.flat else rows_entry)(function, layout)
         return compile_entry(entry, SIGNATURE, name, stamp)
 
 
@@ -130,10 +151,13 @@ def elements(*arrays: str, **reductions: str) -> Callable[[Function], Kernel]:
     Parameters
     ----------
     *arrays : str
-        The function's first parameters: 1-D arrays of float32 or float64, from element 0 of the chunk on.
+        The function's first parameters: 1-D arrays from element 0 of the chunk on, read and written in
+        float32 or float64 however they are stored. `weight` and `grad` are what their names say, all others
+        states or results of reductions.
     **reductions : str
         Its next parameters: buffers of the chunk's length, to be filled with what is then reduced over the
-        tensor as "norm", "sum", "mean" or "max", in the canonical order. All others are scalars.
+        tensor as "norm", "sum", "mean" or "max", in the canonical order; a kernel with buffers writes no
+        weight. All others are scalars.
 
     Raises
     ------
@@ -154,9 +178,10 @@ def rows(
     ----------
     element, row, column : tuples of str
         The function's first parameters, in this order: arrays of shape (rows, columns), (rows,) and
-        (columns,).
+        (columns,), as for `elements`.
     **reductions : Reduction
-        Its next parameters: buffers shaped like what the reduction is over. All others are scalars.
+        Its next parameters: buffers shaped like what the reduction is over; a kernel with buffers writes no
+        weight. All others are scalars.
 
     Raises
     ------
@@ -194,3 +219,16 @@ def _kernel(
     parameters += [Parameter(name, "buffer", reduction) for name, reduction in reductions.items()]
     parameters += [Parameter(name, "scalar") for name in names[len(expected) :]]
     return Kernel(function, form, tuple(parameters), returns)
+
+
+def run(items: npt.NDArray[np.int64], batches: npt.NDArray[np.int64], threads: int | None = None) -> None:
+    """Run work items, see `stepspec.threads.run`.
+
+    Raises
+    ------
+    MemoryError
+        If a kernel found no memory for its scratch, see Note [Out of memory]; all other items have run.
+
+    """
+    run_batches(items, batches, threads)
+    raise_if_reported(items)

@@ -3,216 +3,217 @@
 Note [Entries]
 Every entry has the C signature `void(int64 tables, int64 tensor, int64 start, int64 count)`. `tables` is
 the address of one int64 per slot, the address of a row with one value per tensor: base addresses of
-element, row and column arrays, float64 scalars, addresses of float64 scratch for buffers (their partial
-results go there), and, last in row kernels, column counts. An entry makes arrays that start at 0 (LLVM
-vectorizes those, but not a range of a longer array), rounds scalars once to the compute dtype, and calls
-the function with all of them. It does without Python, unless a row kernel runs out of memory for its
-buffers.
+element, row and column arrays, float64 scalars, and addresses of float64 scratch for buffers (their partial
+results go there). Behind the parameters of kernels over arrays stand the column counts; the addresses of
+the int64 rows that a row-sparse gradient holds, and how many they are; the addresses of half precision
+weights beside their masters; and for noise the key and the update count, all int64. An entry makes arrays
+that start at 0 (LLVM vectorizes those, but not a range of a longer array), rounds scalars once to the
+compute dtype, and calls the function with all of them. It does without Python, unless it runs out of
+memory.
+
+The gradient of a dense entry has the weight's shape. A scattered entry has the same work items; its slot of
+the gradient holds the address of the present rows, one after the other, and each piece is written among
+zeros in scratch. A lazy entry takes `start` and `count` as `part` and `parts`: of p present rows it does
+those from p * part // parts to p * (part + 1) // parts, one at a time.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
-import numba
 import numpy as np
-from llvmlite import ir
-from numba import float64, types
-from numba.core import cgutils
-from numba.np.arrayobj import make_array, populate_array
+from numba import int64, uint32
 
 from stepspec.canonical import BLOCK, ROW_BLOCK
-from stepspec.compilation import inlined, inner, intrinsic
-from stepspec.pointers import address_in, address_of, place, pointer, stack
-from stepspec.reductions import Reduction, Step, flat_step, groups, row_step
+from stepspec.compilation import inlined, inner
+from stepspec.layout import Layout
+from stepspec.memory import report
+from stepspec.pieces import EXTRA_WORDS, steps
+from stepspec.pointers import address_in, address_of, at, pointer, stack
+from stepspec.reductions import flat_step, groups, row_step
+from stepspec.slots import arguments_of, results_of
+from stepspec.storage import width
 
 Entry = Callable[[int, int, int, int], None]
 
 
-@dataclass(frozen=True)
-class Parameter:
-    """A parameter of a kernel, or another slot of its table.
-
-    role: "element", "row", "column" (arrays), "scalar", "buffer" (with its `reduction`), "result" (of a
-    scalars kernel) or "columns" (the column counts of a row kernel).
-    """
-
-    name: str
-    role: str
-    reduction: Reduction | None = None
-
-
-def elements_entry(function: Any, parameters: Sequence[Parameter], number: Any) -> Entry:
+def elements_entry(function: Any, layout: Layout) -> Entry:
     """Return the entry of a flat kernel: `start` and `count` are elements."""
-    arguments = _arguments(parameters, number, flat=True)
-    buffers = [(slot, p.reduction) for slot, p in enumerate(parameters) if p.reduction]
-    if not buffers:
-
-        def entry(tables: int, tensor: int, start: int, count: int) -> None:
-            function(*arguments(tables, tensor, start, count, 1, 0, 0))
-
-        return entry
-    reduce = _in_order([flat_step(group, number) for group in groups(buffers)])
-    space, room = stack(len(buffers) * BLOCK, number), BLOCK * number.bitwidth // 8
-
-    def reducing_entry(tables: int, tensor: int, start: int, count: int) -> None:
-        values = address_of(space())
-        for position in range(start, start + count, BLOCK):
-            part = min(BLOCK, start + count - position)
-            function(*arguments(tables, tensor, position, part, 1, values, room))
-            reduce(tables, tensor, values, room, position, part)
-
-    return reducing_entry
-
-
-def rows_entry(function: Any, parameters: Sequence[Parameter], number: Any) -> Entry:
-    """Return the entry of a row kernel: `start` and `count` are rows."""
-    arguments, last = _arguments(parameters, number, flat=False), len(parameters)
-    buffers = [(slot, p.reduction) for slot, p in enumerate(parameters) if p.reduction]
-    if not buffers:
-
-        def entry(tables: int, tensor: int, start: int, count: int) -> None:
-            function(*arguments(tables, tensor, start, count, address_in(tables, last, tensor), 0, 0))
-
-        return entry
-    reduce = _in_order([row_step(group, number) for group in groups(buffers)])
-    many, size = len(buffers), number.bitwidth // 8
-
-    @inner
-    def some_rows(tables: int, tensor: int, start: int, end: int, columns: int, space: Any) -> None:
-        values, room = address_of(pointer(space)), space.size // many
-        at_once = (room // size - BLOCK) // max(1, columns)
-        row = start
-        while row < end:
-            rows = min(at_once, end - row, ROW_BLOCK - row % ROW_BLOCK)
-            function(*arguments(tables, tensor, row, rows, columns, values, room))
-            reduce(tables, tensor, values, room, columns, row, rows, end)
-            row += rows
-
-    def reducing_entry(tables: int, tensor: int, start: int, count: int) -> None:
-        columns = address_in(tables, last, tensor)
-        space = np.empty(many * (max(BLOCK, columns) + BLOCK) * size, np.uint8)
-        some_rows(tables, tensor, start, start + count, columns, space)
-
-    return reducing_entry
-
-
-def scalars_entry(function: Any, parameters: Sequence[Parameter], returns: int) -> Entry:
-    """Return the entry of a scalars kernel: one call, all in float64."""
-    arguments, store = _arguments(parameters, float64, flat=True), _results(len(parameters), returns)
+    if layout.formats.gradient == "lazy":
+        return _lazy(function, layout)
+    if layout.buffers or steps(layout):
+        return _blocks(function, layout)
+    arguments = arguments_of(layout)
 
     def entry(tables: int, tensor: int, start: int, count: int) -> None:
-        store(tables, tensor, function(*arguments(tables, tensor, 0, 0, 0, 0, 0)))
+        function(*arguments(tables, tensor, start, count, 1, 0, 0, 0, 0))
 
     return entry
 
 
-def _in_order(steps: Sequence[Step]) -> Step:
-    """Return one step that takes all of them."""
+def rows_entry(function: Any, layout: Layout) -> Entry:
+    """Return the entry of a row kernel: `start` and `count` are rows; out of memory, it reports so."""
+    if layout.formats.gradient == "lazy":
+        return _lazy(function, layout)
+    columns_slot = layout.tail("columns")
+    if layout.buffers or steps(layout):
+        some_rows, space = _some_rows(function, layout), _space(layout)
+
+        def pieces(tables: int, tensor: int, start: int, count: int) -> None:
+            columns = address_in(tables, columns_slot, tensor)
+            try:
+                scratch = np.empty(space(columns), np.uint8)
+                some_rows(tables, tensor, start, start + count, columns, 0, scratch)
+            except Exception:  # noqa: BLE001  # Numba knows no other, and out of memory is all there is
+                report(tables)
+
+        return pieces
+    arguments = arguments_of(layout)
+
+    def entry(tables: int, tensor: int, start: int, count: int) -> None:
+        columns = address_in(tables, columns_slot, tensor)
+        try:
+            function(*arguments(tables, tensor, start, count, columns, 0, 0, 0, 0))
+        except Exception:  # noqa: BLE001  # Numba knows no other, and out of memory is all there is
+            report(tables)
+
+    return entry
+
+
+def scalars_entry(function: Any, layout: Layout, returns: int) -> Entry:
+    """Return the entry of a scalars kernel: one call, all in float64."""
+    arguments, store = arguments_of(layout), results_of(layout.parameters, returns)
+
+    def entry(tables: int, tensor: int, start: int, count: int) -> None:
+        store(tables, tensor, function(*arguments(tables, tensor, 0, 0, 0, 0, 0, 0, 0)))
+
+    return entry
+
+
+def _blocks(function: Any, layout: Layout) -> Entry:
+    """Return the entry of a flat kernel that takes blocks of elements, with scratch on the stack."""
+    arguments, number = arguments_of(layout), layout.number
+    before = _in_order(steps(layout))
+    after = _in_order([flat_step(group, number) for group in groups(layout.buffers)])
+    buffers, room = stack(len(layout.buffers) * BLOCK, number), BLOCK * layout.size
+    gradient = stack(BLOCK if layout.scattered else 0, number)
+    noise = stack(BLOCK + EXTRA_WORDS if layout.formats.stochastic else 0, uint32)
+
+    def entry(tables: int, tensor: int, start: int, count: int) -> None:
+        values, dense, words = address_of(buffers()), address_of(gradient()), address_of(noise())
+        for position in range(start, start + count, BLOCK):
+            part = min(BLOCK, start + count - position)
+            before(tables, tensor, position, part, dense, words)
+            word = words + 4 * (position % 4)
+            function(*arguments(tables, tensor, position, part, 1, values, room, dense, word))
+            after(tables, tensor, values, room, position, part)
+
+    return entry
+
+
+def _space(layout: Layout) -> Any:
+    """Return `space(columns)`: bytes of scratch for at least a row, or a block of elements."""
+    buffers, scattered = len(layout.buffers), layout.scattered
+    size, noisy = layout.size, layout.formats.stochastic
+
+    @inlined
+    def space(columns: int) -> int:
+        most = max(BLOCK, columns)
+        gradient, noise = most * size * scattered, (most + EXTRA_WORDS) * 4 * noisy
+        return buffers * (most + BLOCK) * size + gradient + noise
+
+    return space
+
+
+def _some_rows(function: Any, layout: Layout) -> Any:
+    """Return `some_rows(tables, tensor, start, end, columns, grad, space)`: as many rows at a time as fit."""
+    arguments, number, scattered = arguments_of(layout), layout.number, layout.scattered
+    before = _in_order(steps(layout))
+    after = _in_order([row_step(group, number) for group in groups(layout.buffers)])
+    many, size = len(layout.buffers), layout.size
+
+    @inner
+    def some_rows(
+        tables: int, tensor: int, start: int, end: int, columns: int, grad: int, space: Any
+    ) -> None:
+        most = max(BLOCK, columns)
+        values, room = address_of(pointer(space)), (most + BLOCK) * size
+        scratch = values + many * room
+        dense, words = scratch if scattered else grad, scratch + most * size * scattered
+        at_once = most // max(1, columns)
+        row = start
+        while row < end:
+            rows, position = min(at_once, end - row, ROW_BLOCK - row % ROW_BLOCK), row * columns
+            before(tables, tensor, position, rows * columns, dense, words)
+            word = words + 4 * (position % 4)
+            function(*arguments(tables, tensor, row, rows, columns, values, room, dense, word))
+            after(tables, tensor, values, room, columns, row, rows, end)
+            row += rows
+
+    return some_rows
+
+
+def _lazy(function: Any, layout: Layout) -> Entry:
+    """Return the entry that takes a part of the present rows, one row at a time."""
+    assert not layout.buffers, "a lazy kernel reduces nothing"
+    if steps(layout):
+        return _lazy_in_pieces(function, layout)
+    arguments, grad_slot, size = arguments_of(layout), layout.slot("grad"), width(layout.formats.grad)
+    columns_slot, rows_slot, present_slot = map(layout.tail, ("columns", "present_rows", "present"))
+
+    def entry(tables: int, tensor: int, part: int, parts: int) -> None:
+        columns, present = address_in(tables, columns_slot, tensor), address_in(tables, present_slot, tensor)
+        rows, grad = at(address_in(tables, rows_slot, tensor), int64), address_in(tables, grad_slot, tensor)
+        try:
+            for k in range(present * part // parts, present * (part + 1) // parts):
+                function(*arguments(tables, tensor, rows[k], 1, columns, 0, 0, grad + k * columns * size, 0))
+        except Exception:  # noqa: BLE001  # Numba knows no other, and out of memory is all there is
+            report(tables)
+
+    return entry
+
+
+def _lazy_in_pieces(function: Any, layout: Layout) -> Entry:
+    """Return the lazy entry of a kernel that needs scratch."""
+    some_rows, space = _some_rows(function, layout), _space(layout)
+    grad_slot, size = layout.slot("grad"), width(layout.formats.grad)
+    columns_slot, rows_slot, present_slot = map(layout.tail, ("columns", "present_rows", "present"))
+
+    @inner
+    def present_rows(tables: int, tensor: int, first: int, end: int, columns: int, scratch: Any) -> None:
+        rows, grad = at(address_in(tables, rows_slot, tensor), int64), address_in(tables, grad_slot, tensor)
+        for k in range(first, end):
+            some_rows(tables, tensor, rows[k], rows[k] + 1, columns, grad + k * columns * size, scratch)
+
+    def entry(tables: int, tensor: int, part: int, parts: int) -> None:
+        columns, present = address_in(tables, columns_slot, tensor), address_in(tables, present_slot, tensor)
+        first, end = present * part // parts, present * (part + 1) // parts
+        try:
+            present_rows(tables, tensor, first, end, columns, np.empty(space(columns), np.uint8))
+        except Exception:  # noqa: BLE001  # Numba knows no other, and out of memory is all there is
+            report(tables)
+
+    return entry
+
+
+@inlined
+def _nothing(*piece: int) -> None:
+    """Do nothing: the step of pieces that need none."""
+
+
+def _in_order(steps: Sequence[Any]) -> Any:
+    """Return one step that takes all of them, one after the other."""
+    if not steps:
+        return _nothing
     step, rest = steps[0], steps[1:]
     if not rest:
         return step
     others = _in_order(rest)
 
     @inlined
-    def in_order(*place: int) -> None:
-        step(*place)
-        others(*place)
+    def in_order(*piece: int) -> None:
+        step(*piece)
+        others(*piece)
 
     return in_order
-
-
-def _arguments(parameters: Sequence[Parameter], number: Any, *, flat: bool) -> Callable[..., Any]:
-    """Return `arguments(tables, tensor, start, count, columns, values, room)` -> the function's arguments.
-
-    Arrays and buffers have `count` rows (elements, if flat); buffers begin at `values`, `room` bytes apart.
-    """
-    vector, matrix = types.Array(number, 1, "C"), types.Array(number, 1 if flat else 2, "C")
-    shapes = [p.reduction.over if p.reduction else p.role for p in parameters]
-    kinds = {"element": matrix, "row": vector, "column": vector, "scalar": number}
-    result = types.Tuple([kinds[shape] for shape in shapes])
-
-    @intrinsic
-    def arguments(
-        typing: Any, tables: Any, tensor: Any, start: Any, count: Any, columns: Any, values: Any, room: Any
-    ) -> Any:
-        def generate(context: Any, builder: Any, signature: Any, given: Any) -> Any:
-            tables, tensor, start, count, columns, values, room = given
-            made, buffers = [], 0
-            for slot, (parameter, shape) in enumerate(zip(parameters, shapes, strict=True)):
-                if parameter.role == "scalar":
-                    made.append(_load_scalar(context, builder, tables, slot, tensor, number))
-                    continue
-                extents = {
-                    "element": [count] if flat else [count, columns],
-                    "row": [count],
-                    "column": [columns],
-                }
-                if parameter.role == "buffer":
-                    base = builder.add(values, builder.mul(room, _int(buffers)))
-                    buffers += 1
-                else:
-                    width = {"element": columns, "row": _int(1), "column": _int(0)}[shape]
-                    offset = builder.mul(builder.mul(start, width), _int(number.bitwidth // 8))
-                    base = builder.add(_load(builder, tables, slot, tensor, ir.IntType(64)), offset)
-                made.append(_array(context, builder, kinds[shape], base, extents[shape]))
-            return context.make_tuple(builder, signature.return_type, made)
-
-        return result(tables, tensor, start, count, columns, values, room), generate
-
-    return arguments
-
-
-def _results(first: int, returns: int) -> Callable[..., Any]:
-    """Return `store(tables, tensor, value)`: a number or a tuple, into `returns` slots from `first` on."""
-
-    @intrinsic
-    def store(typing: Any, tables: Any, tensor: Any, value: Any) -> Any:
-        each = list(value) if isinstance(value, types.BaseTuple) else [value]
-        if len(each) != returns:
-            raise numba.errors.TypingError(f"the kernel returns {len(each)} values, not {returns}")
-
-        def generate(context: Any, builder: Any, signature: Any, given: Any) -> Any:
-            tables, tensor, value = given
-            for k, kind in enumerate(each):
-                one = (
-                    builder.extract_value(value, k)
-                    if isinstance(signature.args[2], types.BaseTuple)
-                    else value
-                )
-                number = context.cast(builder, one, kind, float64)
-                builder.store(number, place(builder, tables, _int(first + k), tensor, ir.DoubleType()))
-            return context.get_dummy_value()
-
-        return types.void(tables, tensor, value), generate
-
-    return store
-
-
-def _int(value: int) -> Any:
-    return ir.Constant(ir.IntType(64), value)
-
-
-def _load(builder: Any, tables: Any, slot: int, tensor: Any, kind: Any) -> Any:
-    return builder.load(place(builder, tables, _int(slot), tensor, kind))
-
-
-def _load_scalar(context: Any, builder: Any, tables: Any, slot: int, tensor: Any, number: Any) -> Any:
-    return context.cast(builder, _load(builder, tables, slot, tensor, ir.DoubleType()), float64, number)
-
-
-def _array(context: Any, builder: Any, kind: Any, base: Any, extents: Sequence[Any]) -> Any:
-    """Return a C-contiguous array over foreign memory."""
-    array, size = make_array(kind)(context, builder), _int(kind.dtype.bitwidth // 8)
-    strides = [size] if len(extents) == 1 else [builder.mul(extents[1], size), size]
-    populate_array(
-        array,
-        data=builder.inttoptr(base, array.data.type),
-        shape=cgutils.pack_array(builder, extents),
-        strides=cgutils.pack_array(builder, strides),
-        itemsize=size,
-        meminfo=None,
-    )
-    return array._getvalue()

@@ -10,7 +10,7 @@ from typing import Any, Generic, Self, TypeVar, overload
 
 import numpy as np
 
-Value = TypeVar("Value", float, bool)
+Value = TypeVar("Value", float, bool, str)
 
 _RANGE = re.compile(r"\s*([\[(])\s*([^,\s]+)\s*,\s*([^,\s]+)\s*([\])])\s*")
 
@@ -76,7 +76,7 @@ def number(label: str, value: object) -> float:
 
 
 class _Checked(Generic[Value]):
-    """The part that both kinds of hyperparameters share: storage, and changes that can be refused."""
+    """The part that all kinds of hyperparameters share: storage, and changes that can be refused."""
 
     name: str
 
@@ -144,6 +144,21 @@ class Hyperparameter(_Checked[float]):
             none = "" if self.default is None else " or None"
             raise ValueError(f"{label} = {value!r} is outside of its range {self.range.text}{none}")
         return result
+
+
+class Choice(_Checked[str]):
+    """One of a few words: another str is a ValueError, anything else a TypeError."""
+
+    def __init__(self, *words: str) -> None:
+        self.words = words
+
+    def check(self, owner: str, value: object) -> str:
+        known = " or ".join(repr(word) for word in self.words)
+        if not isinstance(value, str):
+            raise TypeError(f"{owner}: {self.name} must be {known}, not {value!r}")
+        if value not in self.words:
+            raise ValueError(f"{owner}: {self.name} must be {known}, not {value!r}")
+        return value
 
 
 class Flag(_Checked[bool]):

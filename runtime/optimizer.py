@@ -6,14 +6,21 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from stepspec.checks import Entry, check_call, check_index, check_weight
-from stepspec.rates import Multipliers, Rates, combine, host_scalar
+from stepspec.formats import is_half
+from stepspec.noise import tensor_key
+from stepspec.notices import warn
+from stepspec.rates import Multipliers, Rate, Rates, combine, host_scalar
 from stepspec.settings import Settings
+from stepspec.sparse import RowSparse
 from stepspec.states import Array
 from stepspec.tensors import Tensor, tensors
 
 if TYPE_CHECKING:
     from stepspec.call import Call
+    from stepspec.overview import Overview
 
 
 class Optimizer(Settings):
@@ -36,13 +43,19 @@ class Optimizer(Settings):
     begin_num_update : int
         The update count every tensor starts from.
     multi_precision : bool
-        Keep float32 masters of half precision weights; float32 and float64 weights need none.
+        Keep float32 masters of half precision weights, with states in float32; other weights need none.
     param_dict : dict of int to object, optional
         Objects whose attributes `lr_mult`, `wd_mult` and flags decide for the tensor of that index.
     aggregate_num : int or inf, optional
         Tensors per launch; None and inf: all. Results do not depend on it.
     use_fused_step : bool
         Whether `update` takes `fused_step` (compiled) or `step` (NumPy). They give the same bits.
+    rounding : {"nearest", "stochastic"}
+        How weights in half precision without a master are rounded. Stochastic rounding is unbiased: a small
+        update moves the weight with a probability, where rounding to nearest would lose it.
+    seed : int in [0, 2**64)
+        Decides the noise of stochastic rounding, together with a tensor's name (or else its index), its
+        update count and the element's position; nothing else does.
 
     Raises
     ------
@@ -59,20 +72,33 @@ class Optimizer(Settings):
         Raises
         ------
         TypeError
-            If `weight` is not a NumPy array of float32 or float64.
+            If `weight` is not a NumPy array of float16, bfloat16, float32 or float64.
+
+        Warns
+        -----
+        UserWarning
+            Once, for a weight in half precision without a master that is rounded to nearest.
 
         """
         return self._create_state(index, weight)
 
     def create_state_multi_precision(self, index: int, weight: Array) -> dict[str, Array]:
-        """Return the states as `create_state` does: float32 and float64 weights need no master."""
-        return self.create_state(index, weight)
+        """Return the states; with `multi_precision`, of a half precision weight those of its master.
+
+        The float32 copy of the weight, ``"master"``, is one of them then. All else is as in `create_state`.
+        """
+        index = check_index(index)
+        weight = check_weight(self._label(index), weight)
+        if not (self.multi_precision and is_half(weight.dtype)):
+            return self.create_state(index, weight)
+        master = weight.astype(np.float32, order="C")
+        return {**self.create_state(index, master), "master": master}
 
     def step(
         self,
         indices: Sequence[int],
         weights: Sequence[Array],
-        grads: Sequence[Array],
+        grads: Sequence[Array | RowSparse],
         states: Sequence[dict[str, Array]],
     ) -> None:
         """Update weights and states in place: the reference, in NumPy."""
@@ -82,7 +108,7 @@ class Optimizer(Settings):
         self,
         indices: Sequence[int],
         weights: Sequence[Array],
-        grads: Sequence[Array],
+        grads: Sequence[Array | RowSparse],
         states: Sequence[dict[str, Array]],
     ) -> None:
         """Update weights and states in place with compiled kernels: the bits of `step`."""
@@ -92,7 +118,7 @@ class Optimizer(Settings):
         self,
         indices: Sequence[int],
         weights: Sequence[Array],
-        grads: Sequence[Array],
+        grads: Sequence[Array | RowSparse],
         states: Sequence[dict[str, Array]],
     ) -> None:
         """Update some tensors in place, by `fused_step` or, if `use_fused_step` is False, by `step`.
@@ -102,11 +128,12 @@ class Optimizer(Settings):
         indices : list of int
             The tensors' numbers, each once.
         weights : list of numpy.ndarray
-            float32 or float64, writable, any shape and strides; no two may overlap.
-        grads : list of numpy.ndarray
-            Shape and dtype of the weights. Never written; may be read-only, and shared by tensors.
+            float16, bfloat16, float32 or float64, writable, any shape and strides; no two may overlap.
+        grads : list of numpy.ndarray or RowSparse
+            Shapes of the weights, any of their dtypes; float64 for float64 weights only. Never written; may
+            be read-only, and shared by tensors.
         states : list of dict
-            What `create_state` gave for each tensor.
+            What `create_state` gave for each tensor; `create_state_multi_precision` with `multi_precision`.
 
         Raises
         ------
@@ -126,11 +153,26 @@ class Optimizer(Settings):
         self,
         indices: Sequence[int],
         weights: Sequence[Array],
-        grads: Sequence[Array],
+        grads: Sequence[Array | RowSparse],
         states: Sequence[dict[str, Array]],
     ) -> None:
-        """Update some tensors with the states of `create_state_multi_precision`; see `update`."""
+        """Do the same as `update`, which takes masters too: the name that users of MXNet know."""
         self.update(indices, weights, grads, states)
+
+    def plan(
+        self,
+        indices: Sequence[int],
+        weights: Sequence[Array],
+        grads: Sequence[Array | RowSparse],
+        states: Sequence[dict[str, Array]],
+    ) -> Overview:
+        """Return what `fused_step` would do with these tensors, without doing it; print it to read it.
+
+        It makes the checks of a step, raises what that would raise, and compiles the kernels.
+        """
+        from stepspec.call import rehearse
+
+        return rehearse(self, (indices, weights, grads, states))
 
     # ------------------------------------------------------------------ what generated code calls
 
@@ -140,26 +182,40 @@ class Optimizer(Settings):
         weight = check_weight(self._label(index), weight)
         flags, ndim = self._flags(index), max(weight.ndim, 1)
         layout = self._layout(flags, ndim)
+        if is_half(weight.dtype):
+            self._warn_of_rounding(index, weight)
         states = {name: state.create(weight) for name, state in layout.items()}
         self._note_layout(flags, ndim, layout)
         return states
+
+    def _warn_of_rounding(self, index: int, weight: Array) -> None:
+        if self._warned or self.multi_precision or self.rounding == "stochastic":
+            return
+        self._warned = True
+        warn(
+            f"the weight of {self._label(index)} has dtype {weight.dtype} and no master: updates smaller "
+            "than its precision are lost; pass multi_precision=True and use create_state_multi_precision, or "
+            "pass rounding='stochastic'"
+        )
 
     def _tensors(
         self,
         indices: Sequence[int],
         weights: Sequence[Array],
-        grads: Sequence[Array],
+        grads: Sequence[Array | RowSparse],
         states: Sequence[dict[str, Array]],
     ) -> Iterator[Tensor]:
         """Check a call, then yield its tensors one by one; each `store` writes one tensor and counts it."""
         turn = self._exclusive.take(type(self).__name__)
         try:
-            entries = self._check(indices, weights, grads, states)
-            numbers = [entry.index for entry in entries]
-            rates = self._rates(numbers, self._per_tensor.multipliers(numbers))
-            self._check_host(rates, numbers)
-            each = [rates.distinct[k] for k in rates.of]
-            yield from tensors(entries, each, self._counts, self.frozen_at_zero_rate)
+            entries, rates = self._checked(indices, weights, grads, states)
+            sparse = next((entry for entry in entries if isinstance(entry.grad, RowSparse)), None)
+            if self._lazy and sparse is not None:
+                raise ValueError(
+                    f"{type(self).__name__}: lazy_update needs fused_step, and {sparse.label} has a "
+                    "row-sparse gradient; `step` has no lazy form"
+                )
+            yield from tensors(self, entries, rates)
         finally:
             self._exclusive.give_back(turn)
 
@@ -167,13 +223,36 @@ class Optimizer(Settings):
         self,
         indices: Sequence[int],
         weights: Sequence[Array],
-        grads: Sequence[Array],
+        grads: Sequence[Array | RowSparse],
         states: Sequence[dict[str, Array]],
     ) -> Call:
         """Return a context which checks a call, is told its launches, then runs them and counts."""
         from stepspec.call import Call
 
         return Call(self, (indices, weights, grads, states))
+
+    def _verify(
+        self,
+        indices: Sequence[int],
+        weights: Sequence[Array],
+        grads: Sequence[Array | RowSparse],
+        states: Sequence[dict[str, Array]],
+    ) -> None:
+        """Raise what an update would raise, and change nothing."""
+        if self.use_fused_step:
+            from stepspec.call import verify
+
+            verify(self, (indices, weights, grads, states))
+        else:
+            self._checked(indices, weights, grads, states)
+
+    def _checked(self, indices: Any, weights: Any, grads: Any, states: Any) -> tuple[list[Entry], list[Rate]]:
+        """Make all checks of a call; return its tensors and the rate of each."""
+        entries = self._check(indices, weights, grads, states)
+        numbers = [entry.index for entry in entries]
+        rates = self._rates(numbers, self._per_tensor.multipliers(numbers))
+        self._check_host(rates, numbers)
+        return entries, [rates.distinct[k] for k in rates.of]
 
     def _check(self, indices: Any, weights: Any, grads: Any, states: Any) -> list[Entry]:
         entries = check_call(self, indices, weights, grads, states)
@@ -214,6 +293,18 @@ class Optimizer(Settings):
             if not (self.frozen_at_zero_rate and rate.lr == 0):
                 for name in self.host:
                     host_scalar(self, name, rate, self._label(indices[rates.of.index(k)]))
+
+    @np.errstate(over="ignore")
+    def _is_lazy(self, p: Rate, flags: dict[str, bool], weight: Array, dtype: Any) -> bool:
+        """Tell whether a row-sparse gradient leaves the rows alone that it does not hold.
+
+        Rows of no elements are never proven to stay: the mean of one is NaN.
+        """
+        return self._lazy or (weight.size > 0 and self._lazy_is_exact(p, flags, max(weight.ndim, 1), dtype))
+
+    def _noise_key(self, index: int) -> int:
+        """Return the key of a tensor's noise."""
+        return tensor_key(self.seed, self._per_tensor.names.get(index, str(index)))
 
     def _label(self, index: int) -> str:
         return self._per_tensor.label(index)

@@ -12,10 +12,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from stepspec.arrays import Gradients, Snapshot
+from stepspec.arrays import Snapshot, is_plain
 from stepspec.checks import Entry
+from stepspec.compilation import log
+from stepspec.formats import compute_dtype
+from stepspec.gradients import GradientRows
 from stepspec.inputs import Inputs
-from stepspec.rates import Multipliers
+from stepspec.rates import Multipliers, Rates
 from stepspec.states import Array, Layout, Variant
 from stepspec.tables import Run, Shape, Stage, Tables
 
@@ -41,11 +44,12 @@ class Group:
 
 
 class Order(NamedTuple):
-    """What a call asks for: stages, rows that become states, tensors left out, tensors per launch."""
+    """What a call asks for: stages, rows that become states, frozen and lazy tensors, tensors per launch."""
 
     stages: tuple[Stage, ...]
     stores: Mapping[str, str]
     frozen: frozenset[int]
+    lazy: frozenset[int]
     together: int
 
 
@@ -56,29 +60,39 @@ class Plan:
     """
 
     def __init__(
-        self, entries: Sequence[Entry], states: Sequence[dict[str, Array]], versions: tuple[int, int]
+        self, optimizer: Optimizer, entries: Sequence[Entry], states: Sequence[dict[str, Array]]
     ) -> None:
         self.indices = tuple(entry.index for entry in entries)
         self.labels = tuple(entry.label for entry in entries)
         self._multipliers: Multipliers | None = None
-        self._versions = versions
+        self._versions = optimizer._versions
+        self._noise = optimizer.rounding, optimizer.seed
         self._had_objects = True  # in param_dict, perhaps
         self._dicts = tuple(states)
         self._flags = [entry.flags for entry in entries]
         self._kinds = _kinds(entries)
-        self._names = tuple(tuple(entry.state) for entry in entries)
+        self._names = tuple(tuple(entry.written)[1:] for entry in entries)
         self._number = sum(map(len, self._names))
         self._get = itemgetter(*self._names[0]) if entries and self._names[0] else None
         self._alike = len(set(self._names)) == 1
-        weights = [entry.weight for entry in entries]
-        written = [*weights, *(array for entry in entries for array in entry.state.values())]
-        self._snapshot = Snapshot(written)
-        self._gradients = Gradients(weights, written)
+        kept = (
+            entry.written[name] for entry, names in zip(entries, self._names, strict=True) for name in names
+        )
+        self._snapshot = Snapshot([*(entry.weight for entry in entries), *kept])
+        self.gradients = GradientRows(entries)
+        self._sparse = {i: _lazy_facts(entries[i]) for i in self.gradients.sparse}
         self._buffers: list[list[Copy]] = [[] for _ in entries]
-        shapes = [Shape.of(entry.weight, entry.variant) for entry in entries]
-        self.tables = Tables(shapes, {"grad": self._gradients.pointers, **self._addresses(entries)})
+        shapes = [Shape.of(entry.weight.shape, entry.formats, entry.variant) for entry in entries]
+        arrays = {"grad": self.gradients.addresses, **self._addresses(entries)}
+        self.tables = Tables(shapes, arrays, self.gradients.present_rows, self.gradients.present)
+        self._noisy = [i for i, entry in enumerate(entries) if entry.stochastic]
+        for i in self._noisy:
+            self.tables.noise_key[i] = optimizer._noise_key(self.indices[i])
         self.inputs = Inputs(self.tables.inputs, self.labels)
         self.plain = not any(self._buffers)
+        self.copied = tuple(
+            label for label, buffers in zip(self.labels, self._buffers, strict=True) if buffers
+        )
         rows, self._states = self._per_tensor(entries)
         self._loads = [*chain.from_iterable(self._buffers), *rows]
         self._order: Order | None = None
@@ -125,6 +139,8 @@ class Plan:
             if optimizer.flags and [optimizer._flags(index) for index in self.indices] != self._flags:
                 return False
         if versions[0] != self._versions[0]:
+            if (optimizer.rounding, optimizer.seed) != self._noise:
+                return False
             for flags, ndim, variant, layout in self._kinds:
                 if optimizer._variant(flags, ndim) != variant or optimizer._layout(flags, ndim) != layout:
                     return False
@@ -139,20 +155,22 @@ class Plan:
 
     def take_gradients(self, grads: tuple[Any, ...]) -> bool:
         """Take gradients as they lie; False if the call needs all checks or copies."""
-        return self.plain and self._gradients.accept(grads)
+        return self.plain and self.gradients.take(grads)
 
-    def copy_gradients(self, grads: Sequence[Array]) -> tuple[Array, ...]:
-        """Take checked gradients, copied if not contiguous; the caller keeps the result alive."""
-        held = tuple(np.require(grad, requirements=("C", "A")) for grad in grads)
-        self._gradients.pointers[:] = [grad.ctypes.data for grad in held]
-        return held
+    def lazy(self, optimizer: Optimizer, rates: Rates) -> frozenset[int]:
+        """Return the positions of the tensors of which only the rows of their gradients are updated."""
+        return frozenset(
+            i for i, facts in self._sparse.items() if optimizer._is_lazy(rates.distinct[rates.of[i]], *facts)
+        )
 
     # ------------------------------------------------------------------ launching it
 
-    def load(self) -> None:
-        """Copy arrays that are not contiguous into their buffers, and states per tensor into their rows."""
+    def load(self, rates: Rates) -> None:
+        """Copy arrays that are not contiguous into buffers, states per tensor and counts into their rows."""
         for array, memory in self._loads:
             memory[...] = array
+        for i in self._noisy:
+            self.tables.noise_count[i] = rates.counts[self.indices[i]]
 
     def groups(self, order: Order) -> tuple[Group, ...]:
         """Return the launches of a call."""
@@ -166,7 +184,7 @@ class Plan:
 
     def _group(self, order: Order, part: range) -> Group:
         moving = [tensor for tensor in part if tensor not in order.frozen]
-        reading, writing = self.tables.runs(order.stages, moving)
+        reading, writing = self.tables.runs(order.stages, moving, order.lazy)
         copies = [
             partial(operator.setitem, array, ..., buffer)
             for tensor in moving
@@ -183,18 +201,21 @@ class Plan:
     # ------------------------------------------------------------------ making it
 
     def _addresses(self, entries: Sequence[Entry]) -> dict[str, Array]:
-        names = {"weight": None} | {name: None for entry in entries for name in entry.state}
-        rows = {name: np.zeros(len(entries), np.int64) for name in names}
+        """Return the rows of kernels' arrays; with a master it is the weight, and the weight is its copy."""
+        rows: dict[str, Array] = {}
         for i, entry in enumerate(entries):
-            for name, array in (("weight", entry.weight), *entry.state.items()):
-                if name == "weight" or entry.layout[name].per != "tensor":
-                    rows[name][i] = self._contiguous(array, i).ctypes.data
+            kept = {name: array for name, array in entry.state.items() if entry.layout[name].per != "tensor"}
+            copy = {} if entry.master is None else {"copy": entry.weight}
+            for name, array in {"weight": entry.target, **copy, **kept}.items():
+                row = rows.setdefault(name, np.zeros(len(entries), np.int64))
+                row[i] = self._contiguous(array, i).ctypes.data
         return rows
 
     def _contiguous(self, array: Array, tensor: int) -> Array:
         """Return the array itself or, where kernels cannot walk it, a buffer that stands for it."""
-        if array.flags.c_contiguous and array.flags.aligned:
+        if is_plain(array):
             return array
+        log.info("an array of %s is not C-contiguous: every step copies it", self.labels[tensor])
         buffer = np.empty(array.shape, array.dtype.type)
         self._buffers[tensor].append((array, buffer))
         return buffer
@@ -210,6 +231,11 @@ class Plan:
                 row = self.tables.known_scalar(name)
                 loads.append((array, row[i : i + 1].reshape(())))
         return loads, states
+
+
+def _lazy_facts(entry: Entry) -> tuple[dict[str, bool], Array, Any]:
+    """Return what decides, besides rates, whether a row-sparse update may leave rows alone."""
+    return entry.flags, entry.weight, compute_dtype(entry.target.dtype).type
 
 
 def _kinds(entries: Sequence[Entry]) -> list[tuple[dict[str, bool], int, Variant, Layout]]:

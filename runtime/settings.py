@@ -13,8 +13,8 @@ from typing import Any, ClassVar
 from stepspec import arguments
 from stepspec.checks import check_index
 from stepspec.exclusive import Exclusive
-from stepspec.hyperparameters import Hyperparameter, number
-from stepspec.rates import HostScalar, PerTensor
+from stepspec.hyperparameters import Choice, Flag, Hyperparameter, number
+from stepspec.rates import HostScalar, PerTensor, Rate
 from stepspec.states import Layout, TensorFlag, Variant
 
 Scheduler = Callable[[int], float]
@@ -38,6 +38,8 @@ class _Complete(type):
 class Settings(metaclass=_Complete):
     """What every optimizer is given, and how it may change; see `stepspec.Optimizer`."""
 
+    # the update rule as text: what a checkpoint compares
+    rule: ClassVar[str] = ""
     flags: ClassVar[Mapping[str, TensorFlag]] = {}
     host: ClassVar[Mapping[str, HostScalar]] = {}
     requirements: ClassVar[Mapping[str, Callable[[Any], bool]]] = {}
@@ -45,9 +47,15 @@ class Settings(metaclass=_Complete):
     frozen_at_zero_rate: ClassVar[bool] = False
     refuses_empty: ClassVar[bool] = False
 
+    _is_complete = False
+    _warned = False
+
     wd = Hyperparameter("[0, inf)")
     rescale_grad = Hyperparameter("(-inf, inf)")
     clip_gradient = Hyperparameter("(0, inf)", default=math.inf)
+    multi_precision = Flag()
+    rounding = Choice("nearest", "stochastic")
+    use_fused_step = Flag()
     _base_rate = Hyperparameter("[0, inf)", called="learning_rate")
 
     def __init__(
@@ -64,11 +72,12 @@ class Settings(metaclass=_Complete):
         param_dict: Mapping[int, Any] | None = None,
         aggregate_num: float | None = None,
         use_fused_step: bool = True,
+        rounding: str = "nearest",
+        seed: int = 0,
         **unknown: Any,
     ) -> None:
         name = type(self).__name__
         arguments.refuse_unknown(type(self), unknown)
-        self._is_complete = False
         self._versions = 0, 0
         self._prepare()
         self._created: dict[tuple[tuple[tuple[str, bool], ...], int], dict[str, str]] = {}
@@ -80,8 +89,10 @@ class Settings(metaclass=_Complete):
         self.wd = wd
         self.clip_gradient = clip_gradient
         self._scheduler, self._base_rate = arguments.schedule(type(self), lr_scheduler, learning_rate)
-        self.multi_precision = arguments.switch(f"{name}: multi_precision", multi_precision)
-        self.use_fused_step = arguments.switch(f"{name}: use_fused_step", use_fused_step)
+        self.multi_precision = multi_precision
+        self.rounding = rounding
+        self.seed = seed
+        self.use_fused_step = use_fused_step
         self.aggregate_num = aggregate_num
 
     # ------------------------------------------------------------------ rates
@@ -182,9 +193,26 @@ class Settings(metaclass=_Complete):
     def aggregate_num(self, value: float | None) -> None:
         self._aggregate_num = arguments.aggregate(f"{type(self).__name__}: aggregate_num", value)
 
+    @property
+    def seed(self) -> int:
+        """What all noise is drawn from, together with a tensor's name and update count."""
+        return self._seed
+
+    @seed.setter
+    def seed(self, value: int) -> None:
+        self._seed = arguments.seed(f"{type(self).__name__}: seed", value)
+        self._new_version()
+
     # ------------------------------------------------------------------ changes
 
-    def _change(self, name: str, value: float | bool) -> None:
+    def __setattr__(self, name: str, value: object) -> None:
+        """Set what there is: a mistyped name would otherwise change nothing, silently."""
+        known = name[0] == "_" or name in self.__dict__ or hasattr(type(self), name)
+        if not known and self._is_complete:
+            raise AttributeError(arguments.no_attribute(type(self), name))
+        super().__setattr__(name, value)
+
+    def _change(self, name: str, value: float | bool | str) -> None:
         """Set a hyperparameter; after construction only if requirements and existing states allow it."""
         if not self._is_complete:
             self.__dict__[name] = value
@@ -192,6 +220,7 @@ class Settings(metaclass=_Complete):
         old = self.__dict__.get(name)
         self.__dict__[name] = value
         try:
+            self._check_combinations()
             self._check_requirements()
             self._check_layouts(name)
         except BaseException:
@@ -200,8 +229,25 @@ class Settings(metaclass=_Complete):
         self._new_version()
 
     def _complete(self) -> None:
+        self._check_combinations()
         self._check_requirements()
         self._is_complete = True
+
+    def _check_combinations(self) -> None:
+        """Refuse switches that exclude each other."""
+        name = type(self).__name__
+        if self.rounding == "stochastic" and self.multi_precision:
+            raise ValueError(
+                f"{name}: rounding = 'stochastic' excludes multi_precision: a weight with a master is its "
+                "rounded master; choose one of them"
+            )
+        if self._lazy and self.multi_precision:
+            raise ValueError(f"{name}: lazy_update excludes multi_precision; switch one of them off")
+        if self._lazy and not self.use_fused_step:
+            raise ValueError(
+                f"{name}: lazy_update needs use_fused_step=True: `step` has no lazy form; "
+                "switch lazy_update off"
+            )
 
     def _check_requirements(self) -> None:
         for text, holds in self.requirements.items():
@@ -249,6 +295,15 @@ class Settings(metaclass=_Complete):
     def _variant(self, flags: Mapping[str, bool], ndim: int) -> Variant:
         """Return the truth of the rule's static conditions."""
         return ()
+
+    @property
+    def _lazy(self) -> bool:
+        """Whether rows without gradient are left alone: a switch of rules for which that has a meaning."""
+        return bool(self.__dict__.get("lazy_update", False))
+
+    def _lazy_is_exact(self, p: Rate, flags: Mapping[str, bool], ndim: int, dtype: Any) -> bool:
+        """Tell whether rows without gradient stay as they are, by a proof; `dtype` is the compute dtype."""
+        return False
 
     # ------------------------------------------------------------------ copies
 

@@ -25,11 +25,14 @@ class State:
         ``"column"``: ``(1, ...)``. ``"tensor"``: one float64 of shape ``()``.
     init
         The number every element starts from, or ``"weight"``: a copy of the weight.
+    mxnet_sign
+        -1 where MXNet keeps the opposite number.
 
     """
 
     per: Literal["element", "row", "column", "tensor"]
     init: float | Literal["weight"]
+    mxnet_sign: Literal[1, -1] = 1
 
     def shape(self, weight: Array) -> tuple[int, ...]:
         """Return the shape of this state for `weight`, reduced axes kept as 1."""

@@ -7,6 +7,11 @@ ends when all are done. A tensor small enough to be one batch takes all its stag
 cache. A big one is cut into chunks: those of a stage with reductions fill one run; finishing these and the
 scalar stages after it are one batch of the next. Tensors are aligned at the last run, and only stages
 after the last reduction write, so everything before them can be abandoned without a trace.
+
+Note [Lazy tensors]
+
+A lazy tensor's rows are known at the call only, so its items are parts of the present rows instead: a fixed
+number of them, whatever the rows. Stages with reductions read the whole tensor in any case.
 """
 
 from __future__ import annotations
@@ -14,18 +19,21 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numba import int64, types
 
 from stepspec.compilation import compile_entry, source_stamp
+from stepspec.formats import Formats
 from stepspec.pointers import at
 from stepspec.states import Array, Variant
 
 # what one batch should hold: small enough to balance threads, big enough to outweigh taking it
 BATCH_ELEMENTS = 16384
+# parts of a lazy tensor's present rows, at most
+LAZY_PARTS = 64
 
 Kernel = Any
 Stage = Mapping[Variant, Kernel]
@@ -61,14 +69,13 @@ class Shape:
 
     rows: int
     columns: int
-    dtype: np.dtype[Any]
+    formats: Formats
     variant: Variant
 
     @classmethod
-    def of(cls, weight: Array, variant: Variant) -> Shape:
-        """Read a weight; 0-d is one row of one element, 1-D is rows of one element."""
-        shape = weight.shape or (1,)
-        return cls(shape[0], math.prod(shape[1:]), np.dtype(weight.dtype.type), variant)
+    def of(cls, shape: tuple[int, ...], formats: Formats, variant: Variant) -> Shape:
+        """Read an array's shape; 0-d is one row of one element, 1-D is rows of one element."""
+        return cls(shape[0] if shape else 1, math.prod(shape[1:]), formats, variant)
 
     @property
     def size(self) -> int:
@@ -84,14 +91,28 @@ class Tables:
         The tensors.
     arrays
         Array parameter to the addresses of its arrays, one per tensor, 0 where a tensor has none.
+    present_rows, present
+        Where the rows of row-sparse gradients are listed, and how many they are.
 
     """
 
-    def __init__(self, shapes: Sequence[Shape], arrays: Mapping[str, Array]) -> None:
+    def __init__(
+        self, shapes: Sequence[Shape], arrays: Mapping[str, Array], present_rows: Array, present: Array
+    ) -> None:
         self.shapes = shapes
         self.rows = np.array([shape.rows for shape in shapes], np.int64)
         self.columns = np.array([shape.columns for shape in shapes], np.int64)
         self.addresses = dict(arrays)
+        self.noise_key, self.noise_count = np.zeros((2, len(shapes)), np.int64)
+        # what stands behind the parameters in every table of an array kernel
+        self._tail = {
+            "columns": self.columns,
+            "present_rows": present_rows,
+            "present": present,
+            "copy": self.addresses.get("copy", np.zeros(len(shapes), np.int64)),
+            "noise_key": self.noise_key,
+            "noise_count": self.noise_count,
+        }
         # the first item that is run where something is written sets it
         self.begun = np.zeros(1, np.int64)
         self.scalars: dict[str, Array] = {}
@@ -103,13 +124,18 @@ class Tables:
         self._tables: dict[Kernel, Array] = {}
         self._finishes: dict[tuple[Kernel, str], Array] = {}
 
-    def runs(self, stages: Sequence[Stage], tensors: Sequence[int]) -> tuple[list[Run], list[Run]]:
-        """Return the runs of some tensors through all stages: those that only read, those that write."""
+    def runs(
+        self, stages: Sequence[Stage], tensors: Sequence[int], lazy: frozenset[int] = frozenset()
+    ) -> tuple[list[Run], list[Run]]:
+        """Return the runs of some tensors through all stages: those that only read, those that write.
+
+        Of the tensors that are `lazy`, the stages that write see the rows of the gradient only.
+        """
         whole: list[tuple[int, Batch]] = []
         parted: list[list[Batch]] = []
         writing = 1
         for tensor in tensors:
-            segments = list(self._segments(stages, tensor))
+            segments = list(self._segments(stages, tensor, tensor in lazy))
             if all(len(segment.batches) == 1 for segment in segments):
                 batch = [item for segment in segments for item in segment.batches[0]]
                 whole.append((self.shapes[tensor].size, batch))
@@ -127,20 +153,22 @@ class Tables:
             written[0][0].insert(0, (_mark_address(), self.begun.ctypes.data, 0, 0, 0))
         return [Run.of(batches) for batches in reading], [Run.of(batches) for batches in written]
 
-    def _segments(self, stages: Sequence[Stage], tensor: int) -> Iterator[Segment]:
+    def _segments(self, stages: Sequence[Stage], tensor: int, lazy: bool) -> Iterator[Segment]:
         """Yield what one tensor has to do, with a barrier between the segments."""
         serial: Batch = []
         for stage in stages:
             kernel = stage.get(self.shapes[tensor].variant)
             if kernel is None:
                 continue
-            items = self._items(kernel, tensor)
             if kernel.form == "scalars":
-                serial += items
+                serial += self._items(kernel, tensor)
                 continue
             if serial:
                 yield Segment([serial], writes=False)
-            batches = list(_batches(kernel, items, self.shapes[tensor]))
+            if lazy and not kernel.reductions:
+                batches = self._lazy_parts(kernel, tensor)
+            else:
+                batches = list(_batches(kernel, self._items(kernel, tensor), self.shapes[tensor]))
             yield Segment(batches, writes=not kernel.reductions)
             serial = self._finish(kernel, tensor)
         if serial:
@@ -151,11 +179,21 @@ class Tables:
         unit, total = kernel.chunks(shape.rows, shape.columns)
         if total == 0:
             return []
-        head = kernel.address(shape.dtype), self._table(kernel).ctypes.data, tensor
+        head = self._head(kernel, tensor, shape.formats)
         return [(*head, start, min(unit, total - start)) for start in range(0, total, unit)]
 
+    def _lazy_parts(self, kernel: Kernel, tensor: int) -> list[Batch]:
+        shape = self.shapes[tensor]
+        parts = min(LAZY_PARTS, max(1, shape.size // BATCH_ELEMENTS))
+        head = self._head(kernel, tensor, replace(shape.formats, gradient="lazy"))
+        return [[(*head, part, parts)] for part in range(parts)]
+
+    def _head(self, kernel: Kernel, tensor: int, formats: Formats) -> tuple[int, int, int]:
+        address = kernel.address(formats, frozenset(self._columns))
+        return address, self._table(kernel).ctypes.data, tensor
+
     def _finish(self, kernel: Kernel, tensor: int) -> Batch:
-        dtype = self.shapes[tensor].dtype
+        dtype = self.shapes[tensor].formats.compute
         self._table(kernel)
         return [
             (p.reduction.finish_address(dtype), self._finishes[kernel, p.name].ctypes.data, tensor, 0, 1)
@@ -181,10 +219,10 @@ class Tables:
                 return self._result(slot.name)
             case "buffer":
                 return self._partials(slot)
-            case "columns":
-                return self.columns
             case "element" | "row" | "column":
                 return self.addresses[slot.name]
+            case role if role in self._tail:
+                return self._tail[role]
         raise AssertionError(f"a kernel's parameter has no role {slot.role!r}")
 
     def known_scalar(self, name: str) -> Array:

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from stepspec import compilation, cpu
+from stepspec.formats import Formats
 
 # multiply and add in one instruction, with one rounding: no kernel may hold it
 CONTRACTED = r"\bvfn?m(add|sub)"
@@ -13,23 +14,28 @@ CONTRACTED = r"\bvfn?m(add|sub)"
 PACKED = r"\bv(add|sub|mul|div|sqrt|max|min)ps\s.*%[yz]mm"
 
 
-def full_assembly(kernel: cpu.Kernel, dtype: str, monkeypatch: pytest.MonkeyPatch, folder: Path) -> str:
+def full_assembly(
+    kernel: cpu.Kernel, formats: Formats | str, monkeypatch: pytest.MonkeyPatch, folder: Path
+) -> str:
     """Return the assembly of a freshly compiled kernel with all that it calls."""
-    return "".join(_parts(kernel, dtype, monkeypatch, folder))
+    return "".join(_parts(kernel, formats, monkeypatch, folder))
 
 
-def entry_assembly(kernel: cpu.Kernel, dtype: str, monkeypatch: pytest.MonkeyPatch, folder: Path) -> str:
+def entry_assembly(
+    kernel: cpu.Kernel, formats: Formats | str, monkeypatch: pytest.MonkeyPatch, folder: Path
+) -> str:
     """Return the assembly of a freshly compiled entry, without the C function around it."""
-    entry, _, _ = _parts(kernel, dtype, monkeypatch, folder)
+    entry, _, _ = _parts(kernel, formats, monkeypatch, folder)
     assert entry
     return entry
 
 
 def _parts(
-    kernel: cpu.Kernel, dtype: str, monkeypatch: pytest.MonkeyPatch, folder: Path
+    kernel: cpu.Kernel, formats: Formats | str, monkeypatch: pytest.MonkeyPatch, folder: Path
 ) -> tuple[str, str, str]:
     monkeypatch.setenv("STEPSPEC_CACHE_DIR", str(folder))
-    cpu.Kernel(kernel.function, kernel.form, kernel.parameters, kernel.returns).address(dtype)
+    formats = Formats.plain(formats) if isinstance(formats, str) else formats
+    cpu.Kernel(kernel.function, kernel.form, kernel.parameters, kernel.returns).address(formats)
     callback: Any = compilation._alive[-1]
     assembly: str = callback._library.get_asm_str()
     return assembly.partition(f"{callback.native_name}:")

@@ -198,18 +198,12 @@ BAD: tuple[tuple[str, Callable[[Case], None], type[Exception], str], ...] = (
     ("scalar_weight", weight(1, lambda w: np.float32(1)), TypeError, "weight of 'fc1_bias'"),
     ("no_grad", grad(2, lambda g: None), TypeError, "gradient of tensor 2 is None"),
     ("integer_weight", weight(0, lambda w: w.astype(np.int32)), TypeError, "int32.*float32 and float64"),
-    (
-        "half_weight",
-        weight(2, lambda w: w.astype(np.float16)),
-        TypeError,
-        "weight of tensor 2 has dtype float16",
-    ),
     ("complex_weight", weight(1, lambda w: w.astype(np.complex64)), TypeError, "complex64"),
     ("object_weight", weight(1, lambda w: w.astype(object)), TypeError, "dtype object"),
     ("foreign_weight", weight(0, foreign), TypeError, "foreign byte order"),
     ("foreign_grad", grad(0, foreign), TypeError, "gradient of 'fc1_weight'.*foreign byte order"),
     ("foreign_state", mom(0, foreign), TypeError, "state 'mom' of 'fc1_weight'.*foreign byte order"),
-    ("wide_grad", grad(1, np.float64), TypeError, "gradient of 'fc1_bias'.*float64, expected float32"),
+    ("wide_grad", grad(1, np.float64), TypeError, "gradient of 'fc1_bias'.*float64, its weight only float32"),
     ("narrow_grad", weight(1, lambda w: w.astype(np.float64)), TypeError, "float32, expected float64"),
     ("integer_grad", grad(0, lambda g: g.astype(np.int64)), TypeError, "gradient of 'fc1_weight'.*int64"),
     ("wide_state", mom(2, lambda m: m.astype(np.float64)), TypeError, "state 'mom' of tensor 2.*float64"),
@@ -345,8 +339,8 @@ def test_a_host_scalar_that_cannot_be_computed(fused: bool, monkeypatch: pytest.
 
 def test_create_state_checks_index_and_weight() -> None:
     optimizer = stepspec.create("sgd", momentum=0.9, param_idx2name=NAMES)
-    with pytest.raises(TypeError, match=r"'fc1_weight'.*float16"):
-        optimizer.create_state(0, np.zeros(3, np.float16))
+    with pytest.raises(TypeError, match=r"'fc1_weight'.*int32"):
+        optimizer.create_state(0, np.zeros(3, np.int32))
     with pytest.raises(TypeError, match=r"must be a numpy\.ndarray, not list"):
         optimizer.create_state(1, [1.0])  # type: ignore[arg-type]  # wrong on purpose
     with pytest.raises(ValueError, match="negative"):

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 
 from stepspec import compilation, cpu
+from stepspec.formats import Formats
 
 HELPERS = """
 from stepspec.compilation import inlined
@@ -72,7 +73,7 @@ def result(update: cpu.Kernel, dtype: str = "float32") -> float:
     weight = np.full(1, 3.0, dtype)
     rows = [np.array([weight.ctypes.data]), np.ones(1)]
     table = np.array([row.ctypes.data for row in rows])
-    cpu.run(np.array([(update.address(dtype), table.ctypes.data, 0, 0, 1)]), np.arange(2), 1)
+    cpu.run(np.array([(update.address(Formats.plain(dtype)), table.ctypes.data, 0, 0, 1)]), np.arange(2), 1)
     return float(weight[0])
 
 
@@ -164,7 +165,10 @@ def test_equal_names_do_not_mix(tmp_path: Path) -> None:
 
 def test_processes_share_the_cache(tmp_path: Path, cache: Path) -> None:
     kernel(tmp_path / "a")
-    text = "from cache_kernels import update; update.address('float32'); update.address('float64')"
+    text = (
+        "from cache_kernels import update; from stepspec.formats import Formats; "
+        "update.address(Formats.plain('float32')); update.address(Formats.plain('float64'))"
+    )
     environment = os.environ | {"PYTHONPATH": str(tmp_path / "a")}
     running = [subprocess.Popen([sys.executable, "-c", text], env=environment) for _ in range(4)]
     assert [process.wait(120) for process in running] == [0] * 4

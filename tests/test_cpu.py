@@ -9,10 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 from assembly import CONTRACTED, entry_assembly
+from launch import Launch, bits, draw
 
 from stepspec import cpu
 from stepspec.arithmetic import clip
 from stepspec.cpu import Kernel, Reduction, elements, rows, scalars
+from stepspec.formats import Formats
+from stepspec.layout import TAIL
 
 DTYPES = ("float32", "float64")
 THREADS = (1, 2, 5)
@@ -139,74 +142,6 @@ def finished(total: np.ndarray, kind: str, count: int) -> np.ndarray:
         return np.sqrt(total) if kind == "norm" else total / count if kind == "mean" else total
 
 
-def bits(array: Any) -> bytes:
-    return np.ascontiguousarray(array).tobytes()
-
-
-class Launch:
-    """Tables of some tensors for any kernel; `arrays` and `scalars` by name, one entry per tensor."""
-
-    def __init__(self, dtype: str, shapes: list[tuple[int, int]], **rows: list[Any]) -> None:
-        self.dtype, self.shapes = dtype, shapes
-        self.arrays = {k: v for k, v in rows.items() if isinstance(v[0], np.ndarray)}
-        self.numbers = {k: np.array(v, np.float64) for k, v in rows.items() if k not in self.arrays}
-        self.kept: list[Any] = []
-
-    def addresses(self, arrays: list[np.ndarray]) -> np.ndarray:
-        self.kept.append(arrays)
-        return np.array([array.ctypes.data for array in arrays], np.int64)
-
-    def row(self, slot: cpu.Parameter) -> np.ndarray:
-        if slot.role in ("scalar", "result"):
-            return self.numbers.setdefault(slot.name, np.full(len(self.shapes), np.nan))
-        if slot.role == "columns":
-            return np.array([columns for _, columns in self.shapes], np.int64)
-        if slot.reduction is not None:
-            return self.addresses([np.full(slot.reduction.partials(*s), np.nan) for s in self.shapes])
-        return self.addresses(self.arrays[slot.name])
-
-    def table(self, rows: list[np.ndarray]) -> int:
-        addresses = self.addresses(rows)
-        self.kept.append(addresses)
-        return addresses.ctypes.data
-
-    def run(self, kernel: Kernel, threads: int, chunks: int = 1) -> None:
-        """Run a kernel over all tensors in items of some chunks, then finish its reductions."""
-        slots = {slot.name: self.row(slot) for slot in kernel.slots}
-        table = self.table(list(slots.values()))
-        items: list[tuple[int, ...]] = []
-        for tensor, shape in enumerate(self.shapes):
-            unit, total = kernel.chunks(*shape)
-            for start in range(0, total, unit * chunks):
-                items.append(
-                    (kernel.address(self.dtype), table, tensor, start, min(unit * chunks, total - start))
-                )
-        self.execute(items, threads)
-        finish: list[tuple[int, ...]] = []
-        for slot in kernel.reductions:
-            assert slot.reduction is not None
-            sizes = [np.array(size, np.int64) for size in zip(*self.shapes, strict=True)]
-            table = self.table([slots[slot.name], *sizes, self.results(slot.name, slot.reduction)])
-            address = slot.reduction.finish_address(self.dtype)
-            finish += [(address, table, tensor, 0, 1) for tensor in range(len(self.shapes))]
-        self.execute(finish, threads)
-
-    def results(self, name: str, reduction: Reduction) -> np.ndarray:
-        if reduction.per == "tensor":
-            return self.numbers.setdefault(name, np.full(len(self.shapes), np.nan))
-        self.arrays[name] = [np.full(columns, np.nan, self.dtype) for _, columns in self.shapes]
-        return self.addresses(self.arrays[name])
-
-    @staticmethod
-    def execute(items: list[tuple[int, ...]], threads: int) -> None:
-        if items:
-            cpu.run(np.array(items, np.int64), np.arange(len(items) + 1), threads)
-
-
-def draw(shape: tuple[int, ...], dtype: str, seed: int) -> np.ndarray:
-    return np.random.default_rng(seed).standard_normal(shape).astype(dtype)
-
-
 @pytest.fixture(params=DTYPES)
 def dtype(request: pytest.FixtureRequest) -> str:
     name: str = request.param
@@ -309,7 +244,7 @@ def test_items_of_one_batch_run_in_order() -> None:
     launch = Launch("float32", [(1, 1)], w_norm=[8.0])
     slots = [launch.row(slot) for slot in half.slots]
     forth, back = launch.table(slots), launch.table(slots[::-1])
-    items = [(half.address("float32"), table, 0, 0, 1) for table in (forth, back, forth)]
+    items = [(half.address(Formats.plain("float32")), table, 0, 0, 1) for table in (forth, back, forth)]
     cpu.run(np.array(items, np.int64), np.array([0, 3]), 2)
     assert (launch.numbers["w_norm"][0], launch.numbers["half"][0]) == (2.0, 1.0)
 
@@ -340,8 +275,9 @@ def test_the_kernel_describes_its_table() -> None:
         ("history", "row"),
         ("bias", "column"),
         ("rate", "scalar"),
-        ("columns", "columns"),
+        *((slot.name, slot.name) for slot in TAIL),
     ]
+    assert descend.slots[-6:] == TAIL
     assert [slot.role for slot in ratio.slots] == ["scalar", "scalar", "result", "result"]
     assert [slot.name for slot in measure.reductions] == ["w_norm", "total", "average", "largest"]
     assert ratio.function(1.0, 2.0) == (0.5, 1.0)
@@ -366,8 +302,9 @@ def test_parameters_must_match_the_decorator() -> None:
 
 
 def test_other_dtypes_are_refused() -> None:
-    with pytest.raises(TypeError, match="float32 or float64, not float16"):
-        descend.address(np.float16)
+    for dtype in ("int32", "float128"):
+        with pytest.raises(TypeError, match=f"float32, float64, not .*{dtype}"):
+            descend.address(Formats.plain(dtype))
 
 
 @elements("weight", "grad", "d", "v", "z")

@@ -175,8 +175,10 @@ def test_show(capsys: pytest.CaptureFixture[str]) -> None:
         "LARS: Layer-wise adaptive rate scaling.",
         "w_norm = norm(weight)",
         "REDUCE   w_norm, g_norm",
-        "momentum > 0, adapt            28, 56",
-        "not (momentum > 0), adapt:      wd == 0",
+        "momentum > 0, adapt            28, 56, 14, 26  14     2       4, 8, 2, 8",
+        "lazy_update: offered, off by default",
+        "not (momentum > 0), not adapt:  wd == 0",
+        "not (momentum > 0), adapt:      never",
         "p.store(weight=weight, mom=mom)",
     ):
         assert words in shown

@@ -4,9 +4,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from ml_dtypes import bfloat16
 from training import SHAPES, assert_same_bits, moved, random_tensors, train
 
 import stepspec
+from stepspec import RowSparse
+from stepspec.rates import Rate
 
 RULES: tuple[tuple[str, dict[str, Any]], ...] = (
     ("LambLike", {"wd": 0.01, "clip_gradient": 1.5}),
@@ -25,6 +28,8 @@ RULES: tuple[tuple[str, dict[str, Any]], ...] = (
     ("Collisions", {}),
     ("Absent", {}),
     ("Absent", {"kept": False}),
+    ("Sparse", {}),
+    ("Sparse", {"scaled": False, "momentum": 0.9, "wd": 0.1}),
 )
 WITH_MAX = ("Reductions",)
 
@@ -46,6 +51,30 @@ def test_fused_has_the_bits_of_step(
         optimizer = getattr(language_package, rule)(param_idx2name=names, **options)
         results.append(train(optimizer, weights, fused=fused))
     assert moved(results[0][0], weights)
+    assert_same_bits(results[0], results[1])
+    assert_same_bits(results[0], results[2])
+
+
+@pytest.mark.parametrize("number", range(len(RULES)), ids=[f"{r}-{i}" for i, (r, _) in enumerate(RULES)])
+def test_half_precision_and_rows_have_the_bits_of_step(language_package: Any, number: int) -> None:
+    """Weights in bfloat16, every other gradient row-sparse in float16: as `step` with dense gradients."""
+    rule, options = RULES[number]
+    # one of the two each, as every combination is a compilation
+    storage: dict[str, Any] = {"multi_precision": True} if number % 2 else {"rounding": "stochastic"}
+    shapes = [shape for shape in _shapes(rule) if len(shape) > 0]
+    weights = random_tensors(shapes, bfloat16)
+    kinds: dict[bool, list[list[Any]]] = {False: [], True: []}
+    for seed in range(2):
+        dense = random_tensors(shapes, np.float16, seed=seed)
+        for grad in dense[::2]:
+            grad[1::3] = 0
+        rows = [RowSparse.from_dense(g) if i % 2 == 0 else g for i, g in enumerate(dense)]
+        kinds[False].append(dense)
+        kinds[True].append(rows)
+    results = []
+    for fused, sparse in ((False, False), (False, True), (True, True)):
+        optimizer = getattr(language_package, rule)(**options, **storage)
+        results.append(train(optimizer, weights, steps=2, fused=fused, grads=kinds[sparse]))
     assert_same_bits(results[0], results[1])
     assert_same_bits(results[0], results[2])
 
@@ -92,3 +121,55 @@ def test_a_state_can_keep_the_old_weight(language_package: Any) -> None:
         state = optimizer.create_state(0, weight)
         (optimizer.fused_step if fused else optimizer.step)([0], [weight], [np.ones_like(weight)], [state])
         np.testing.assert_array_equal(state["previous"], before)
+
+
+ROW_SPARSE: tuple[tuple[dict[str, Any], bool], ...] = (
+    ({}, True),
+    ({"scaled": False}, True),
+    ({"scaled": False, "wd": 0.1}, False),
+    ({"scaled": False, "epsilon": 0.0}, False),
+    ({"momentum": 0.9}, False),
+)
+
+
+@pytest.mark.parametrize("fused", [False, True])
+@pytest.mark.parametrize(("options", "exact"), ROW_SPARSE)
+def test_skipped_rows_are_as_zeros_would_leave_them(
+    language_package: Any, options: dict[str, Any], exact: bool, fused: bool
+) -> None:
+    """Whether rows are skipped is decided per tensor; the numbers do not show it, up to the sign of zero."""
+    optimizers = [language_package.Sparse(use_fused_step=fused, **options) for _ in range(2)]
+    assert optimizers[0]._lazy_is_exact(Rate(0.01, options.get("wd", 0.0), 1), {}, 2, np.float32) == exact
+    start = np.random.default_rng(0).standard_normal((300, 20), np.float32)
+    weights = [start.copy(), start.copy()]
+    states = [o.create_state(0, w) for o, w in zip(optimizers, weights, strict=True)]
+    for number in range(3):
+        grad = _sparse_gradient(number)
+        optimizers[0].update([0], weights[:1], [grad], states[:1])
+        optimizers[1].update([0], weights[1:], [grad.to_dense()], states[1:])
+        np.testing.assert_array_equal(weights[0], weights[1])
+        for name, array in states[0].items():
+            np.testing.assert_array_equal(array, states[1][name])
+
+
+def test_lazy_update_moves_present_rows_alone(language_package: Any) -> None:
+    options: dict[str, Any] = {"scaled": False, "momentum": 0.9, "wd": 0.1}
+    lazy, dense = language_package.Sparse(lazy_update=True, **options), language_package.Sparse(**options)
+    start = np.random.default_rng(0).standard_normal((300, 20), np.float32)
+    weights, grad = [start.copy(), start.copy()], _sparse_gradient(0)
+    states = [lazy.create_state(0, start), dense.create_state(0, start)]
+    lazy.update([0], weights[:1], [grad], states[:1])
+    dense.update([0], weights[1:], [grad.to_dense()], states[1:])
+    absent = np.delete(np.arange(300), grad.rows)
+    for name in ("weight", *states[0]):
+        before = start if name == "weight" else dense.create_state(0, start)[name]
+        after = weights if name == "weight" else [state[name] for state in states]
+        np.testing.assert_array_equal(after[0][grad.rows], after[1][grad.rows])
+        np.testing.assert_array_equal(after[0][absent], before[absent])
+    assert not np.array_equal(weights[1][absent], start[absent])
+
+
+def _sparse_gradient(seed: int) -> stepspec.RowSparse:
+    random = np.random.default_rng(seed)
+    rows = np.flatnonzero(random.random(300) < 0.1)
+    return stepspec.RowSparse(random.standard_normal((rows.size, 20), np.float32), rows, (300, 20))

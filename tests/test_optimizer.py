@@ -1,6 +1,7 @@
 """Arguments, rates, counts and the registry; and what holds when a step is interrupted."""
 
 import copy
+import functools
 import itertools
 import math
 import pickle
@@ -567,3 +568,67 @@ def _interrupted(stop: int, function: Callable[[], object], module: str = "steps
     finally:
         sys.settrace(previous)
     return True
+
+
+def test_a_mistyped_attribute_is_refused() -> None:
+    optimizer = stepspec.SGD(momentum=0.9)
+    with pytest.raises(AttributeError, match="SGD has no attribute 'momentun'; did you mean 'momentum'"):
+        optimizer.momentun = 0.5  # type: ignore[attr-defined]  # the mistake
+
+    class Mine(stepspec.SGD):
+        def __init__(self) -> None:
+            super().__init__()
+            self.extra = 1
+
+    mine = Mine()
+    mine.extra = 2
+    assert mine.extra == 2
+
+
+def test_warnings_point_at_the_user() -> None:
+    schedule = stepspec.lr_scheduler.FactorScheduler(10, base_lr=0.5)
+    for make in (stepspec.SGD, functools.partial(stepspec.create, "sgd")):
+        with pytest.warns(UserWarning, match="overrides the base rate") as caught:
+            make(learning_rate=0.1, lr_scheduler=schedule)
+        assert caught[0].filename == __file__
+
+
+def test_plan_tells_what_a_step_does() -> None:
+    optimizer = stepspec.LARS(momentum=0.9, aggregate_num=2, param_idx2name={0: "a", 1: "b_bias", 2: "c"})
+    weights = [np.ones((300, 100), np.float32), np.ones(10, np.float32), np.ones((7, 8), np.float32, "F")]
+    grads: list[Any] = [np.ones((300, 100), np.float32), np.ones(10, np.float32)]
+    grads.append(stepspec.RowSparse(np.ones((2, 8), np.float32), [0, 3], (7, 8)))
+    states = [optimizer.create_state(i, w) for i, w in enumerate(weights)]
+    plan = optimizer.plan([0, 1, 2], weights, grads, states)
+    assert [group.tensors for group in plan.groups] == [2, 1]
+    assert [(launch.kernel, launch.tensors, launch.elements) for launch in plan.groups[0].launches] == [
+        ("reduce", 1, 30000),
+        ("combine", 1, 0),
+        ("update_mom_adapt", 1, 30000),
+        ("update_mom", 1, 10),
+    ]
+    # reduce reads weight and gradient; the update reads three arrays and writes two
+    assert [launch.bytes for launch in plan.groups[0].launches] == [240_000, 0, 600_000, 200]
+    assert plan.copied == ("'c' (index 2)",)
+    assert plan.scattered == ("'c' (index 2)",)
+    assert (plan.lazy, plan.frozen) == ((), ())
+    assert "copied each step, not C-contiguous: 'c' (index 2)" in str(plan)
+    assert f"{plan.bytes:,} bytes" in str(plan)
+    assert all((w == 1).all() for w in weights)
+    assert optimizer.num_update == 0
+    grads[0] = np.ones(3, np.float32)
+    with pytest.raises(ValueError, match="gradient of 'a'"):
+        optimizer.plan([0, 1, 2], weights, grads, states)
+
+
+def test_copies_are_logged(caplog: pytest.LogCaptureFixture) -> None:
+    optimizer = stepspec.SGD(param_idx2name={0: "w"})
+    weight, grad = np.ones((5, 4), np.float32, "F"), np.ones((5, 4), np.float32, "F")
+    with caplog.at_level("INFO", "stepspec"):
+        for _ in range(3):
+            optimizer.update([0], [weight], [grad], [{}])
+    found = [record.getMessage() for record in caplog.records if "contiguous" in record.getMessage()]
+    assert found == [
+        "an array of 'w' (index 0) is not C-contiguous: every step copies it",
+        "the gradient of 'w' (index 0) is not C-contiguous: such gradients are copied",
+    ]

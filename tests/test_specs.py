@@ -1,5 +1,6 @@
 """Good and bad specs: what is read, what is refused with which words at which place; the JSON Schema."""
 
+import inspect
 import json
 import keyword
 import math
@@ -10,12 +11,14 @@ import jsonschema
 import pytest
 import yaml
 
+import stepspec
 from stepspec.generator import language
 from stepspec.generator.document import Items, Node, Scalar, Table, read
 from stepspec.generator.emit import check, emit
 from stepspec.generator.errors import Problems, Source, SpecError
 from stepspec.generator.ir import Extent
-from stepspec.generator.reader import INFINITY, NUMBER, load, read_spec
+from stepspec.generator.reader import load, read_spec
+from stepspec.generator.values import INFINITY, NUMBER
 
 TESTS = Path(__file__).parent
 SPECS = TESTS.parent / "specs"
@@ -33,7 +36,6 @@ BEYOND_SCHEMA = {
     "hyperparameter_like_new_weight": "two names",
     "import": "the file's name",
     "newline_in_requirement": "the formulas",
-    "none": "Python's keywords",
     "quotes_in_comment": "the formulas",
     "quotes_in_condition": "the formulas",
     "state_name_clash": "two names",
@@ -191,11 +193,19 @@ def test_schema_and_reader_give_the_same_verdict(path: Path, schema: jsonschema.
 
 def test_schema_knows_the_reserved_names(schema: jsonschema.Draft202012Validator) -> None:
     assert isinstance(schema.schema, dict)
-    listed = set(schema.schema["$defs"]["name"]["not"]["enum"])
+    listed = set(schema.schema["$defs"]["unreserved"]["not"]["enum"])
     tables = (language.RESERVED, language.COMMON_ARGUMENTS, language.HOST_NAMES, language.ARRAY_NAMES)
     functions = (language.STATIC_NAMES, language.FUNCTIONS, language.REDUCTIONS, ("normal",))
     words = {word for table in (*tables, *functions, keyword.kwlist) for word in table} - {"learning_rate"}
     assert words <= listed
+
+
+def test_nothing_of_an_optimizer_can_be_shadowed() -> None:
+    taken = language.RESERVED | language.COMMON_ARGUMENTS | set(language.HOST_NAMES)
+    public = {name for name in dir(stepspec.Optimizer) if not name.startswith("_")}
+    assert public <= taken
+    parameters = inspect.signature(stepspec.Optimizer.__init__).parameters.values()
+    assert {p.name for p in parameters if p.kind is p.KEYWORD_ONLY} <= taken
 
 
 def test_specs_stay_short() -> None:

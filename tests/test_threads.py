@@ -16,6 +16,7 @@ import pytest
 
 from stepspec import threads
 from stepspec.cpu import elements
+from stepspec.formats import Formats
 
 SIZE, CHUNK = 100_000, 1000
 
@@ -33,7 +34,7 @@ class Job:
         self.values = np.zeros(SIZE, np.float32)
         self.rows = [np.array([self.values.ctypes.data]), np.ones(1)]
         self.table = np.array([row.ctypes.data for row in self.rows])
-        entry, table = increase.address(np.float32), self.table.ctypes.data
+        entry, table = increase.address(Formats.plain("float32")), self.table.ctypes.data
         self.items = np.array([(entry, table, 0, start, CHUNK) for start in range(0, SIZE, CHUNK)])
         self.batches = np.arange(len(self.items) + 1)
 

@@ -40,15 +40,17 @@ def train(
     weights: Sequence[Array],
     steps: int = 3,
     fused: bool = True,
-    grads: Sequence[Sequence[Array]] | None = None,
+    grads: Sequence[Sequence[Array | stepspec.RowSparse]] | None = None,
 ) -> tuple[list[Array], States]:
     """Step copies of `weights` with random gradients, the same each time; return new weights and states."""
     weights = [weight.copy() for weight in weights]
     indices = list(range(len(weights)))
-    states = [optimizer.create_state(i, w) for i, w in zip(indices, weights, strict=True)]
+    states = [optimizer.create_state_multi_precision(i, w) for i, w in zip(indices, weights, strict=True)]
     for number in range(steps):
         shapes = [w.shape for w in weights]
-        given = grads[number] if grads else random_tensors(shapes, weights[0].dtype, seed=number + 1)
+        given: Sequence[Array | stepspec.RowSparse] = (
+            grads[number] if grads else random_tensors(shapes, weights[0].dtype, seed=number + 1)
+        )
         (optimizer.fused_step if fused else optimizer.step)(indices, weights, given, states)
     return weights, states
 

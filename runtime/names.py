@@ -1,0 +1,50 @@
+"""Tensors by name: what a Trainer is made of, and the gradients of a step."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping, Sequence
+
+from stepspec.checks import check_weight
+from stepspec.overlaps import Operand, check_overlaps
+from stepspec.states import Array
+
+# as many names as a message spells out
+FEW = 8
+
+
+def check_params(params: object) -> dict[str, Array]:
+    """Return a copy of the dict of weights; TypeError or ValueError names what is wrong."""
+    if not isinstance(params, Mapping):
+        raise TypeError(f"params must be a dict of names to arrays, not {type(params).__name__}")
+    if not params:
+        raise ValueError("params holds no tensors")
+    for name, weight in params.items():
+        if not isinstance(name, str):
+            raise TypeError(f"params: a name must be a str, not {name!r}")
+        check_weight(repr(name), weight)
+    check_overlaps([Operand(f"the weight of {name!r}", weight) for name, weight in params.items()], [])
+    return dict(params)
+
+
+def missing_names(params: Mapping[str, Array], grads: object, ignore: bool) -> set[str]:
+    """Return the names without a gradient; ValueError for unknown ones and, unless ignored, for these."""
+    if not isinstance(grads, Mapping):
+        raise TypeError(f"grads must be a dict of names to gradients, not {type(grads).__name__}")
+    for name in grads:
+        if name not in params:
+            near = difflib.get_close_matches(str(name), params, 1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise ValueError(f"there is a gradient for {name!r}, but no tensor of that name{hint}")
+    missing = [name for name in params if grads.get(name) is None]
+    if missing and not ignore:
+        raise ValueError(
+            f"{len(missing)} of {len(params)} tensors have no gradient: {some(missing)}; "
+            "pass ignore_missing=True to leave them as they are"
+        )
+    return set(missing)
+
+
+def some(names: Sequence[str]) -> str:
+    """Spell a few names."""
+    return ", ".join(map(repr, names[:FEW])) + (", ..." if len(names) > FEW else "")

@@ -1,0 +1,156 @@
+"""What a fused call would do: its launches, the bytes they move, and what makes it slower than need be."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from stepspec.formats import HALF
+from stepspec.plan import Order, Plan
+
+
+@dataclass(frozen=True, slots=True)
+class Launch:
+    """One kernel over some tensors: how many they are, their elements, and the bytes read and written."""
+
+    kernel: str
+    tensors: int
+    elements: int
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Tensors launched together: how many, their launches in order, parallel regions and batches in these."""
+
+    tensors: int
+    launches: tuple[Launch, ...]
+    regions: int
+    batches: int
+
+
+@dataclass(frozen=True, slots=True)
+class Overview:
+    """What one fused call does; `str` gives a table.
+
+    Attributes
+    ----------
+    optimizer
+        Its name.
+    groups
+        Launched one after the other; see `aggregate_num`.
+    copied
+        Arrays that every step copies into buffers and back, as they are not C-contiguous.
+    lazy, scattered
+        Tensors with row-sparse gradients: of the lazy ones only the rows of the gradient are updated.
+    frozen
+        Tensors that a learning rate of 0 leaves alone.
+
+    """
+
+    optimizer: str
+    groups: tuple[Group, ...]
+    copied: tuple[str, ...]
+    lazy: tuple[str, ...]
+    scattered: tuple[str, ...]
+    frozen: tuple[str, ...]
+
+    @property
+    def bytes(self) -> int:
+        """Bytes that all launches read and write."""
+        return sum(launch.bytes for group in self.groups for launch in group.launches)
+
+    def __str__(self) -> str:
+        return "\n".join(self._lines())
+
+    def _lines(self) -> Iterator[str]:
+        tensors = sum(group.tensors for group in self.groups)
+        yield f"{self.optimizer}: {tensors} tensors in {len(self.groups)} groups, {self.bytes:,} bytes"
+        for number, group in enumerate(self.groups, 1):
+            yield (
+                f"group {number}: {group.tensors} tensors, {group.regions} parallel regions, "
+                f"{group.batches} batches"
+            )
+            for launch in group.launches:
+                yield (
+                    f"    {launch.kernel}: {launch.tensors} tensors, {launch.elements:,} elements, "
+                    f"{launch.bytes:,} bytes"
+                )
+        notes = {
+            "copied each step, not C-contiguous": self.copied,
+            "row-sparse, rows of the gradient only": self.lazy,
+            "row-sparse, other rows as zeros": self.scattered,
+            "left alone at a learning rate of 0": self.frozen,
+        }
+        yield from (f"{note}: {', '.join(names)}" for note, names in notes.items() if names)
+
+
+def describe(optimizer: str, plan: Plan, order: Order) -> Overview:
+    """Describe the launches of a plan."""
+    count = len(plan.indices)
+    parts = [range(start, min(start + order.together, count)) for start in range(0, count, order.together)]
+    groups = []
+    for part, group in zip(parts, plan.groups(order), strict=True):
+        runs = [*group.reading, *group.writing]
+        moving = [tensor for tensor in part if tensor not in order.frozen]
+        batches = sum(run.batches.size - 1 for run in runs)
+        groups.append(Group(len(part), tuple(_launches(plan, order, moving)), len(runs), batches))
+    sparse = frozenset(plan.gradients.sparse)
+    return Overview(
+        optimizer,
+        tuple(groups),
+        plan.copied,
+        *(_labels(plan, tensors) for tensors in (order.lazy, sparse - order.lazy, order.frozen)),
+    )
+
+
+def _labels(plan: Plan, tensors: frozenset[int]) -> tuple[str, ...]:
+    return tuple(plan.labels[tensor] for tensor in sorted(tensors))
+
+
+def _launches(plan: Plan, order: Order, tensors: list[int]) -> Iterator[Launch]:
+    for stage in order.stages:
+        using: dict[Any, list[int]] = {}
+        for tensor in tensors:
+            kernel = stage.get(plan.tables.shapes[tensor].variant)
+            if kernel is not None:
+                using.setdefault(kernel, []).append(tensor)
+        for kernel, users in using.items():
+            pairs = [_work(plan, kernel, tensor, tensor in order.lazy) for tensor in users]
+            elements, moved = map(sum, zip(*pairs, strict=True))
+            yield Launch(kernel.function.__name__, len(users), elements, moved)
+
+
+def _work(plan: Plan, kernel: Any, tensor: int, lazy: bool) -> tuple[int, int]:
+    """Return how many elements of a tensor a kernel visits, and the bytes it reads and writes."""
+    shape = plan.tables.shapes[tensor]
+    if kernel.form == "scalars":
+        return 0, 0
+    rows = int(plan.gradients.present[tensor]) if lazy and not kernel.reductions else shape.rows
+    units = {"element": rows * shape.columns, "row": rows, "column": shape.columns}
+    moved = 0
+    for parameter in kernel.parameters:
+        if parameter.role not in units:
+            continue
+        count = units[parameter.role]
+        if parameter.name == "grad":
+            held = (
+                int(plan.gradients.present[tensor]) * shape.columns
+                if tensor in plan.gradients.sparse
+                else count
+            )
+            moved += held * _itemsize(shape.formats.grad)
+            continue
+        stored = shape.formats.weight if parameter.name == "weight" else shape.formats.state
+        passes = 1 if kernel.reductions else 2
+        moved += passes * count * _itemsize(stored)
+        if parameter.name == "weight" and shape.formats.copy and not kernel.reductions:
+            moved += count * _itemsize(shape.formats.copy)
+    return units["element"], moved
+
+
+def _itemsize(dtype: str) -> int:
+    return 2 if dtype in HALF else np.dtype(dtype).itemsize

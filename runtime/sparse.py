@@ -1,0 +1,248 @@
+"""Row-sparse gradients: some rows of an array, all others zero."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Sequence
+from typing import Any, NoReturn, SupportsIndex, final
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+from stepspec.formats import SUPPORTED, compute_dtype, is_half, is_supported
+from stepspec.states import Array
+
+RowNumbers = Sequence[SupportsIndex] | NDArray[np.integer[Any]]
+
+
+@final
+class RowSparse:
+    """A gradient of which only some rows are given; all others are zero.
+
+    Rows are positions on the first axis: for an embedding of shape (words, columns), the words of a batch.
+
+    Parameters
+    ----------
+    values : numpy.ndarray of shape (k, ...)
+        The present rows, float16, bfloat16, float32 or float64, of any strides. Kept without a copy, never
+        written.
+    rows : int array or list of length k
+        Which rows they are: sorted, each once, in ``0 .. n - 1``. Copied.
+    shape : tuple of int
+        The shape of the whole gradient, ``(n, ...)``: at least one dimension.
+
+    Raises
+    ------
+    TypeError
+        If `values` is no NumPy array or of another dtype, or `rows` or `shape` hold anything but ints.
+    ValueError
+        If the shapes do not fit, or rows are out of range, not sorted or repeated.
+
+    See Also
+    --------
+    RowSparse.summed : rows in any order, repeated ones too.
+
+    """
+
+    __slots__ = ("_numbers", "_shape", "_values")
+
+    _values: Array
+    _numbers: bytes
+    _shape: tuple[int, ...]
+
+    def __init__(self, values: Array, rows: RowNumbers, shape: Sequence[SupportsIndex]) -> None:
+        lengths = _checked_shape(shape)
+        numbers = _checked_rows(rows, lengths)
+        _check_values("values", values, numbers, lengths)
+        for k in np.flatnonzero(numbers[1:] <= numbers[:-1])[:1] + 1:
+            kind, what = "sorted", f"{numbers[k]} follows {numbers[k - 1]}"
+            if numbers[k] == numbers[k - 1]:
+                kind, what = "unique", f"{numbers[k]} repeats rows[{k - 1}]"
+            raise ValueError(
+                f"rows must be {kind}: rows[{k}] = {what}; RowSparse.summed(values, rows, shape) sorts rows "
+                "and sums repeated ones"
+            )
+        # compiled code trusts the row numbers: bytes can never be changed
+        for name, value in (("_values", values), ("_numbers", numbers.tobytes()), ("_shape", lengths)):
+            object.__setattr__(self, name, value)
+
+    @classmethod
+    def summed(cls, values: Array, rows: RowNumbers, shape: Sequence[SupportsIndex]) -> RowSparse:
+        """Return the gradient of rows in any order, such as indices with values; repeated ones are summed.
+
+        Sums are taken in order of appearance, in float32 (float64 for float64), and rounded once. `values` is
+        copied.
+
+        Parameters
+        ----------
+        values, rows, shape
+            As of the class, but for the order of rows.
+
+        """
+        lengths = _checked_shape(shape)
+        numbers = _checked_rows(rows, lengths)
+        _check_values("values", values, numbers, lengths)
+        unique, first, place = np.unique(numbers, return_index=True, return_inverse=True)
+        # a row starts as its first value, not at zero: -0.0 stays what it is
+        sums = values[first].astype(compute_dtype(values.dtype), copy=False)
+        later = np.ones(numbers.size, bool)
+        later[first] = False
+        with np.errstate(all="ignore"):
+            np.add.at(sums, place[later], values[later].astype(sums.dtype, copy=False))
+            return cls(sums.astype(values.dtype, copy=False), unique, lengths)
+
+    @classmethod
+    def from_dense(cls, array: Array) -> RowSparse:
+        """Return a copy of the rows of an array that hold anything but zeros. NaN is no zero, -0.0 is one."""
+        _check_array("the array", array)
+        if array.ndim == 0:
+            raise ValueError("an array of shape () has no rows; reshape it to (1,)")
+        rows = np.flatnonzero((array != 0).any(axis=tuple(range(1, array.ndim))))
+        return cls(array[rows], rows, array.shape)
+
+    @classmethod
+    def from_scipy(cls, matrix: Any) -> RowSparse:
+        """Return the rows in which a `scipy.sparse` matrix or 2-D array stores anything, zeros included.
+
+        Elements stored more than once are summed by scipy. Present rows become dense.
+        """
+        from scipy.sparse import issparse
+
+        if not issparse(matrix):
+            raise TypeError(f"from_scipy takes a matrix of scipy.sparse, not {_kind(matrix)}")
+        if matrix.ndim != 2:
+            raise ValueError(f"from_scipy takes 2 dimensions, not {matrix.ndim}: shape {matrix.shape}")
+        compressed = matrix.tocsr()
+        rows = np.flatnonzero(np.diff(compressed.indptr))
+        return cls(compressed[rows].toarray(), rows, compressed.shape)
+
+    def to_dense(self, dtype: DTypeLike | None = None) -> Array:
+        """Return the whole gradient as a new array, of the values' dtype unless another one is given."""
+        self.check("the gradient", self._shape)
+        dense = np.zeros(self._shape, self.dtype if dtype is None else dtype)
+        dense[self.rows] = self._values
+        return dense
+
+    def to_scipy(self) -> Any:
+        """Return a 2-D gradient as a new `scipy.sparse.csr_array` that stores every element of present rows.
+
+        Half precision, which scipy does not know, becomes float32.
+        """
+        from scipy.sparse import csr_array
+
+        if self.ndim != 2:
+            raise ValueError(f"to_scipy takes 2 dimensions, not {self.ndim}: shape {self._shape}")
+        self.check("the gradient", self._shape)
+        height, width = self._shape
+        values = self._values.astype(np.float32 if is_half(self.dtype) else self.dtype)
+        stored = np.zeros(height + 1, np.int64)
+        stored[self.rows + 1] = width
+        columns = np.tile(np.arange(width), len(values))
+        return csr_array((values.ravel(), columns, np.cumsum(stored)), shape=self._shape)
+
+    @property
+    def values(self) -> Array:
+        """The present rows, shape (k, ...): the array that was given."""
+        return self._values
+
+    @property
+    def rows(self) -> NDArray[np.int64]:
+        """Which rows are present: sorted, unique, int64 of shape (k,), immutable."""
+        # a new array each time: the shape and dtype of one that is kept could be changed in place
+        return np.frombuffer(self._numbers, np.int64)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of the whole gradient."""
+        return self._shape
+
+    @property
+    def ndim(self) -> int:
+        """Number of dimensions of the whole gradient."""
+        return len(self._shape)
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """The dtype of the values."""
+        return self._values.dtype
+
+    def check(self, what: str, shape: tuple[int, ...]) -> None:
+        """Raise ValueError, naming `what`, unless it has this shape and its values still fit it."""
+        if self._shape != shape:
+            raise ValueError(f"{what} has shape {self._shape}, expected {shape}")
+        if not self.is_whole():
+            raise ValueError(
+                f"{what} holds {len(self.rows)} rows of shape {self._shape[1:]}, but since then its values "
+                f"were given shape {self._values.shape}; make a new RowSparse"
+            )
+
+    def is_whole(self) -> bool:
+        """Tell whether the values, whose shape can be changed in place, are still one per row."""
+        return self._values.shape == (len(self.rows), *self._shape[1:])
+
+    def __repr__(self) -> str:
+        return (
+            f"RowSparse({len(self.rows)} of {self._shape[0]} rows, shape={self._shape}, dtype={self.dtype})"
+        )
+
+    def __setattr__(self, name: str, value: object) -> NoReturn:
+        raise AttributeError(
+            f"{name} of a RowSparse cannot be set; make a new RowSparse(values, rows, shape)"
+        )
+
+    def __delattr__(self, name: str) -> NoReturn:
+        raise AttributeError(f"{name} of a RowSparse cannot be deleted")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return RowSparse, (self._values, self.rows, self._shape)
+
+
+def _checked_shape(shape: Any) -> tuple[int, ...]:
+    """Return a gradient's shape as a tuple of Python ints."""
+    try:
+        lengths = tuple(operator.index(length) for length in shape)
+    except TypeError:
+        raise TypeError(f"shape must be a tuple of ints, such as the weight's, not {shape!r}") from None
+    if not lengths or min(lengths) < 0:
+        raise ValueError(f"shape must have one dimension or more and no negative length: {lengths}")
+    return lengths
+
+
+def _checked_rows(rows: Any, shape: tuple[int, ...]) -> NDArray[np.int64]:
+    """Return a copy of row numbers that lie within a shape, in the order given."""
+    numbers = np.array(rows)
+    if numbers.ndim != 1:
+        raise ValueError(f"rows must have one dimension, not shape {numbers.shape}")
+    # an empty list becomes an array of floats
+    if numbers.size and numbers.dtype.kind not in "iu":
+        remedy = "; turn a mask into rows with np.flatnonzero" if numbers.dtype.kind == "b" else ""
+        raise TypeError(f"rows must be ints, not of dtype {numbers.dtype}{remedy}")
+    for k in np.flatnonzero((numbers < 0) | (numbers >= shape[0]))[:1]:
+        known = f"rows are 0 to {shape[0] - 1}" if shape[0] else "there are no rows"
+        raise ValueError(f"rows[{k}] = {numbers[k]} is out of range: {known} in shape {shape}")
+    return numbers.astype(np.int64, copy=False)
+
+
+def _check_values(what: str, values: Any, rows: NDArray[np.int64], shape: tuple[int, ...]) -> None:
+    _check_array(what, values)
+    expected = (rows.size, *shape[1:])
+    if values.shape != expected:
+        raise ValueError(
+            f"{what} must have shape {expected}, for {rows.size} rows of a gradient of shape {shape}, "
+            f"not {values.shape}"
+        )
+
+
+def _check_array(what: str, array: Any) -> None:
+    if type(array) not in (np.ndarray, np.memmap):
+        raise TypeError(f"{what} must be a numpy.ndarray, not {_kind(array)}; convert it with np.asarray")
+    if not is_supported(array.dtype):
+        order = "" if array.dtype.isnative else " in foreign byte order"
+        raise TypeError(
+            f"{what} must have one of the dtypes {', '.join(SUPPORTED)}, not {array.dtype.name}{order}; "
+            "convert it with .astype(np.float32)"
+        )
+
+
+def _kind(value: object) -> str:
+    return f"{type(value).__module__}.{type(value).__qualname__}".removeprefix("builtins.")

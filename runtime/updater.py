@@ -1,0 +1,111 @@
+"""An updater: an optimizer that keeps the states of the tensors it is called with."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from stepspec import checkpoint
+from stepspec.checks import check_index, check_lists
+from stepspec.optimizer import Optimizer
+from stepspec.sparse import RowSparse
+from stepspec.states import Array
+
+States = dict[str, Array]
+
+
+class Updater:
+    """Calls an optimizer, and keeps the states of its tensors by index.
+
+    Parameters
+    ----------
+    optimizer : Optimizer
+        Which rule, with which hyperparameters.
+
+    Attributes
+    ----------
+    optimizer : Optimizer
+        The same.
+    states : dict of int to dict
+        The states of each tensor since its first update, as `create_state_multi_precision` made them.
+
+    Raises
+    ------
+    TypeError
+        If `optimizer` is no `stepspec.Optimizer`.
+
+    """
+
+    def __init__(self, optimizer: Optimizer) -> None:
+        if not isinstance(optimizer, Optimizer):
+            raise TypeError(f"an Updater takes an optimizer, such as stepspec.SGD(), not {optimizer!r}")
+        self.optimizer = optimizer
+        self.states: dict[int, States] = {}
+
+    def __call__(
+        self,
+        index: int | Sequence[int],
+        grad: Array | RowSparse | Sequence[Array | RowSparse],
+        weight: Array | Sequence[Array],
+    ) -> None:
+        """Update one tensor or, given lists, several in one call; states are created at first sight.
+
+        Parameters
+        ----------
+        index : int or list of int
+            The tensors' numbers.
+        grad : numpy.ndarray, RowSparse, or list of these
+            Their gradients; note that they come before the weights.
+        weight : numpy.ndarray or list of numpy.ndarray
+            The weights, changed in place.
+
+        Raises
+        ------
+        TypeError, ValueError, RuntimeError
+            As `Optimizer.update`; a refused call changes neither arrays nor counts nor `states`.
+
+        """
+        lists: tuple[Any, Any, Any] = (index, grad, weight)
+        if not isinstance(index, (list, tuple, range)):
+            lists = [index], [grad], [weight]
+        indices, grads, weights = lists
+        check_lists(indices, weights, grads, indices)
+        with self._states_of(indices, weights) as states:
+            self.optimizer.update_multi_precision(indices, weights, grads, states)
+
+    def get_states(self) -> bytes:
+        """Return a checkpoint of states, update counts, hyperparameters and schedule."""
+        return checkpoint.dumps({"": self._part()})
+
+    def set_states(self, states: bytes) -> None:
+        """Go on from what `get_states` returned, possibly in another process.
+
+        Raises
+        ------
+        TypeError
+            If `states` is not of bytes.
+        ValueError
+            If it is damaged, or of another optimizer, rule, or of other tensors; nothing is changed then.
+
+        """
+        checkpoint.loads(states, {"": self._part()})
+
+    def _part(self) -> checkpoint.Part:
+        return checkpoint.Part(self.optimizer, self.optimizer.param_idx2name, {}, self.states)
+
+    @contextmanager
+    def _states_of(self, indices: Sequence[int], weights: Sequence[Array]) -> Iterator[list[States]]:
+        """Give the states of some tensors; those made for an update that did not happen are forgotten."""
+        counts: dict[int, int] = {}
+        try:
+            if not all(type(index) is int and index in self.states for index in indices):
+                for index, weight in zip(map(check_index, indices), weights, strict=True):
+                    if index not in self.states:
+                        self.states[index] = self.optimizer.create_state_multi_precision(index, weight)
+                        counts[index] = self.optimizer.update_count(index)
+            yield [self.states[index] for index in indices]
+        finally:
+            for index, count in counts.items():
+                if self.optimizer.update_count(index) == count:
+                    del self.states[index]
