@@ -29,13 +29,16 @@ from stepspec.canonical import BLOCK, ROW_BLOCK
 from stepspec.compilation import inlined, inner
 from stepspec.layout import Layout
 from stepspec.memory import report
-from stepspec.pieces import EXTRA_WORDS, steps
+from stepspec.pieces import EXTRA_WORDS, fetcher, steps
 from stepspec.pointers import address_in, address_of, at, pointer, stack
 from stepspec.reductions import flat_step, groups, row_step
 from stepspec.slots import arguments_of, results_of
 from stepspec.storage import width
 
 Entry = Callable[[int, int, int, int], None]
+
+# a lazy entry asks for the row that it reaches after so many others
+AHEAD = 16
 
 
 def elements_entry(function: Any, layout: Layout) -> Entry:
@@ -161,12 +164,15 @@ def _lazy(function: Any, layout: Layout) -> Entry:
         return _lazy_in_pieces(function, layout)
     arguments, grad_slot, size = arguments_of(layout), layout.slot("grad"), width(layout.formats.grad)
     columns_slot, rows_slot, present_slot = map(layout.tail, ("columns", "present_rows", "present"))
+    fetch = fetcher(layout)
 
     def entry(tables: int, tensor: int, part: int, parts: int) -> None:
         columns, present = address_in(tables, columns_slot, tensor), address_in(tables, present_slot, tensor)
         rows, grad = at(address_in(tables, rows_slot, tensor), int64), address_in(tables, grad_slot, tensor)
+        first, end = present * part // parts, present * (part + 1) // parts
         try:
-            for k in range(present * part // parts, present * (part + 1) // parts):
+            for k in range(first, end):
+                fetch(tables, tensor, rows[min(k + AHEAD, end - 1)], columns)
                 function(*arguments(tables, tensor, rows[k], 1, columns, 0, 0, grad + k * columns * size, 0))
         except Exception:  # noqa: BLE001  # Numba knows no other, and out of memory is all there is
             report(tables)
@@ -179,11 +185,13 @@ def _lazy_in_pieces(function: Any, layout: Layout) -> Entry:
     some_rows, space = _some_rows(function, layout), _space(layout)
     grad_slot, size = layout.slot("grad"), width(layout.formats.grad)
     columns_slot, rows_slot, present_slot = map(layout.tail, ("columns", "present_rows", "present"))
+    fetch = fetcher(layout)
 
     @inner
     def present_rows(tables: int, tensor: int, first: int, end: int, columns: int, scratch: Any) -> None:
         rows, grad = at(address_in(tables, rows_slot, tensor), int64), address_in(tables, grad_slot, tensor)
         for k in range(first, end):
+            fetch(tables, tensor, rows[min(k + AHEAD, end - 1)], columns)
             some_rows(tables, tensor, rows[k], rows[k] + 1, columns, grad + k * columns * size, scratch)
 
     def entry(tables: int, tensor: int, part: int, parts: int) -> None:

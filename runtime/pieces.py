@@ -11,8 +11,8 @@ from numba import int64, types, uint32
 from stepspec import noise
 from stepspec.compilation import inlined, inner, intrinsic
 from stepspec.layout import Layout
-from stepspec.pointers import address_in, at
-from stepspec.storage import load, memory
+from stepspec.pointers import address_in, at, prefetch
+from stepspec.storage import load, memory, width
 
 # Takes (tables, tensor, position, count, gradient, words): the elements from a position on, and the addresses
 # of what is to be filled.
@@ -20,6 +20,10 @@ Step = Callable[..., None]
 
 # words beyond those of the elements: the first block and the last one may be parts
 EXTRA_WORDS = 8
+
+LINE = 64
+# bytes of a row that are fetched ahead: beyond them the processor notices by itself
+FETCHED = 8 * LINE
 
 _philox = inlined(noise.philox)
 _WORD = np.int64(0xFFFFFFFF)
@@ -66,6 +70,31 @@ def _first_at_least(sorted_numbers: Any, count: int, limit: int) -> int:
         else:
             high = middle
     return low
+
+
+def fetcher(layout: Layout) -> Callable[..., None]:
+    """Return `fetch(tables, tensor, row, columns)`, which asks for what a kernel will write in a row.
+
+    Present rows lie far apart: without it each one waits for memory.
+    """
+    places = [
+        (slot, width(layout.storage(p.name)), p.role == "element")
+        for slot, p in enumerate(layout.parameters)
+        if p.role in ("element", "row") and p.name != "grad"
+    ]
+    if layout.formats.copy:
+        places.append((layout.tail("copy"), width(layout.formats.copy), True))
+    known = tuple(places)
+
+    @inlined
+    def fetch(tables: int, tensor: int, row: int, columns: int) -> None:
+        for slot, size, wide in known:
+            length = size * columns if wide else size
+            start = address_in(tables, slot, tensor) + row * length
+            for line in range(start, start + min(length, FETCHED), LINE):
+                prefetch(line)
+
+    return fetch
 
 
 def _reader(storage: str, number: Any) -> Any:

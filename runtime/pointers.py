@@ -74,6 +74,21 @@ def address_of(typing: Any, pointer: Any) -> Any:
     return types.int64(pointer), generate
 
 
+@intrinsic
+def prefetch(typing: Any, address: Any) -> Any:
+    """Ask for the cache line at an address, which will be read and written, without waiting for it."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        byte, word = ir.IntType(8).as_pointer(), ir.IntType(32)
+        kind = ir.FunctionType(ir.VoidType(), [byte, word, word, word])
+        function = builder.module.declare_intrinsic("llvm.prefetch", [byte], kind)
+        # to write; near; data
+        builder.call(function, [builder.inttoptr(arguments[0], byte), word(1), word(3), word(1)])
+        return context.get_dummy_value()
+
+    return types.void(types.int64), generate
+
+
 def stack(count: int, number: Any) -> Any:
     """Return a function for compiled code: `count` numbers on the stack of its caller, as a pointer."""
 

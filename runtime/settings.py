@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from types import MappingProxyType
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from stepspec import arguments
 from stepspec.checks import check_index
@@ -205,12 +205,14 @@ class Settings(metaclass=_Complete):
 
     # ------------------------------------------------------------------ changes
 
-    def __setattr__(self, name: str, value: object) -> None:
-        """Set what there is: a mistyped name would otherwise change nothing, silently."""
-        known = name[0] == "_" or name in self.__dict__ or hasattr(type(self), name)
-        if not known and self._is_complete:
-            raise AttributeError(arguments.no_attribute(type(self), name))
-        super().__setattr__(name, value)
+    if not TYPE_CHECKING:  # type checkers find mistyped names themselves, unless they see this
+
+        def __setattr__(self, name: str, value: object) -> None:
+            """Set what there is: a mistyped name would otherwise change nothing, silently."""
+            known = name[0] == "_" or name in self.__dict__ or hasattr(type(self), name)
+            if not known and self._is_complete:
+                raise AttributeError(arguments.no_attribute(type(self), name))
+            super().__setattr__(name, value)
 
     def _change(self, name: str, value: float | bool | str) -> None:
         """Set a hyperparameter; after construction only if requirements and existing states allow it."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn, SupportsIndex, final
 
@@ -50,7 +51,8 @@ class RowSparse:
     _numbers: bytes
     _shape: tuple[int, ...]
 
-    def __init__(self, values: Array, rows: RowNumbers, shape: Sequence[SupportsIndex]) -> None:
+    # not in __init__, which could be called again
+    def __new__(cls, values: Array, rows: RowNumbers, shape: Sequence[SupportsIndex]) -> RowSparse:
         lengths = _checked_shape(shape)
         numbers = _checked_rows(rows, lengths)
         _check_values("values", values, numbers, lengths)
@@ -62,9 +64,14 @@ class RowSparse:
                 f"rows must be {kind}: rows[{k}] = {what}; RowSparse.summed(values, rows, shape) sorts rows "
                 "and sums repeated ones"
             )
+        made = super().__new__(cls)
         # compiled code trusts the row numbers: bytes can never be changed
         for name, value in (("_values", values), ("_numbers", numbers.tobytes()), ("_shape", lengths)):
-            object.__setattr__(self, name, value)
+            object.__setattr__(made, name, value)
+        return made
+
+    def __init_subclass__(cls) -> NoReturn:
+        raise TypeError("RowSparse cannot be subclassed: compiled code trusts its rows")
 
     @classmethod
     def summed(cls, values: Array, rows: RowNumbers, shape: Sequence[SupportsIndex]) -> RowSparse:
@@ -203,18 +210,28 @@ def _checked_shape(shape: Any) -> tuple[int, ...]:
         lengths = tuple(operator.index(length) for length in shape)
     except TypeError:
         raise TypeError(f"shape must be a tuple of ints, such as the weight's, not {shape!r}") from None
-    if not lengths or min(lengths) < 0:
-        raise ValueError(f"shape must have one dimension or more and no negative length: {lengths}")
+    if not lengths or min(lengths) < 0 or max(lengths) > sys.maxsize:
+        raise ValueError(
+            f"shape must have one dimension or more, with lengths from 0 to {sys.maxsize}, not {lengths}"
+        )
     return lengths
 
 
 def _checked_rows(rows: Any, shape: tuple[int, ...]) -> NDArray[np.int64]:
     """Return a copy of row numbers that lie within a shape, in the order given."""
-    numbers = np.array(rows)
+    if isinstance(rows, np.ma.MaskedArray):
+        raise TypeError("rows must not be masked; leave out what is with rows.compressed()")
+    try:
+        numbers = np.array(rows)
+    except ValueError as error:
+        raise ValueError(f"rows must be a list or an array of ints: {error}") from None
     if numbers.ndim != 1:
-        raise ValueError(f"rows must have one dimension, not shape {numbers.shape}")
-    # an empty list becomes an array of floats
-    if numbers.size and numbers.dtype.kind not in "iu":
+        raise ValueError(
+            f"rows must be a list or an array of one dimension, not {_kind(rows)} of shape {numbers.shape}"
+        )
+    if not numbers.size:  # an empty list becomes an array of floats
+        return np.empty(0, np.int64)
+    if numbers.dtype.kind not in "iu":
         remedy = "; turn a mask into rows with np.flatnonzero" if numbers.dtype.kind == "b" else ""
         raise TypeError(f"rows must be ints, not of dtype {numbers.dtype}{remedy}")
     for k in np.flatnonzero((numbers < 0) | (numbers >= shape[0]))[:1]:

@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+import sys
 import warnings
 from pathlib import Path
 from typing import Any
@@ -49,7 +50,7 @@ def test_attributes(shape: tuple[int, ...], rows: Any, dtype: Any) -> None:
 
 
 def test_a_gradient_of_no_rows() -> None:
-    grad = RowSparse(np.empty((0, 3), np.float32), [], (0, 3))
+    grad = RowSparse(np.empty((0, 3), np.float32), np.array([], str), (0, 3))
     assert grad.to_dense().shape == (0, 3)
     assert RowSparse.from_dense(grad.to_dense()).rows.tolist() == []
     assert RowSparse.summed(grad.values, grad.rows, grad.shape).shape == (0, 3)
@@ -62,6 +63,15 @@ def test_row_numbers_of_any_int_dtype_are_copied(dtype: Any) -> None:
     rows[:] = 7
     assert grad.rows.tolist() == [1, 3, 200]
     assert RowSparse(ones(2, 2), (np.int32(1), 2), [np.int64(300), 2]).shape == (300, 2)
+
+
+def test_more_rows_than_memory_holds() -> None:
+    height = sys.maxsize
+    grad = RowSparse(ones(2, 2), [0, height - 1], (height, 2))
+    assert grad.rows.tolist() == [0, height - 1]
+    assert RowSparse.summed(ones(2, 2), [height - 1] * 2, grad.shape).values.tolist() == [[2, 2]]
+    with pytest.raises(ValueError, match="too big"):
+        grad.to_dense()
 
 
 def test_values_are_kept_as_they_lie(tmp_path: Path) -> None:
@@ -85,6 +95,12 @@ def test_nobody_can_change_it() -> None:
     with pytest.raises(AttributeError, match="values of a RowSparse cannot be deleted"):
         del grad.values
     assert not hasattr(grad, "__dict__")
+    grad.__init__(ones(1, 3), [1], (4, 3))  # type: ignore[call-arg]  # the mistake
+    assert grad.rows.tolist() == [0, 3]
+    with pytest.raises(TypeError, match="missing"):
+        RowSparse.__new__(RowSparse)  # type: ignore[call-arg]  # the mistake
+    with pytest.raises(TypeError, match="cannot be subclassed"):
+        type("Own", (RowSparse,), {})
 
 
 def test_nobody_can_change_its_row_numbers() -> None:
@@ -123,12 +139,18 @@ def test_nobody_can_change_its_row_numbers() -> None:
         (ones(1), [1.0], (4,), TypeError, "rows must be ints, not of dtype float64"),
         (ones(1), ["1"], (4,), TypeError, "rows must be ints"),
         (ones(2), [True, False], (2,), TypeError, r"dtype bool; .*np\.flatnonzero"),
-        (ones(1), [[0]], (4,), ValueError, r"rows must have one dimension, not shape \(1, 1\)"),
-        (ones(1), 0, (4,), ValueError, r"rows must have one dimension, not shape \(\)"),
+        (ones(1), [[0]], (4,), ValueError, r"one dimension, not list of shape \(1, 1\)"),
+        (ones(1), 0, (4,), ValueError, r"a list or an array of one dimension, not int of shape \(\)"),
+        (ones(1), {0}, (4,), ValueError, "not set of shape"),
+        (ones(2), [[0], [1, 2]], (4,), ValueError, "rows must be a list or an array of ints: "),
+        (ones(0), [[]], (4,), ValueError, r"not list of shape \(1, 0\)"),
+        (ones(1), np.array([0], object), (4,), TypeError, "rows must be ints, not of dtype object"),
+        (ones(1), np.ma.array([0], mask=[True]), (4,), TypeError, r"not be masked; .*compressed\(\)"),
         (ones(1), [0], 4, TypeError, "shape must be a tuple of ints.* not 4"),
         (ones(1), [0], (4.0,), TypeError, "shape must be a tuple of ints"),
-        (ones(1), [0], (), ValueError, r"shape must have one dimension or more .*: \(\)"),
-        (ones(0), [], (-1,), ValueError, r"no negative length: \(-1,\)"),
+        (ones(1), [0], (), ValueError, r"shape must have one dimension or more, .* not \(\)"),
+        (ones(0), [], (-1,), ValueError, r"lengths from 0 to \d+, not \(-1,\)"),
+        (ones(1), np.array([2**63], np.uint64), (2**64,), ValueError, rf"0 to {2**63 - 1}, not \({2**64},\)"),
     ],
 )
 def test_bad_input(values: Any, rows: Any, shape: Any, error: type[Exception], message: str) -> None:
