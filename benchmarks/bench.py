@@ -1,144 +1,153 @@
-"""Measure stepspec's optimizers beside torch's fused SGD and the machine's memory bandwidth.
+"""Measure stepspec's optimizers beside torch's SGD and the machine's memory bandwidth.
 
-For some of the sets of shapes only: `python benchmarks/bench.py --sets "MLP" "1000 small"`.
+For a part only: `python benchmarks/bench.py --sections float32 --sets "MLP" "1000 small"`.
 """
 
 import argparse
+import functools
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
+from typing import Any, TypeAlias
 
 try:
     from tqdm import tqdm
 except ImportError as error:
     sys.exit(f"{error}: the benchmark needs tqdm: pip install -e '.[bench]'")
 
-import numpy as np
-
 import first_call
 import memory
 import report
 import results
+import row_sparse
 import stepspec
+import storage
+from agreement import DisagreementError, same_update
 from contenders import HAS_TORCH, MOMENTUM, RATE, Model, Stepspec, TorchSGD
 from shapes import SETS
 from stream import LEAST, Stream
-from timing import Contender, Timing, interleave
-from traffic import bytes_per_element
+from timing import Contender, interleave
 
 # Optimizers besides SGD, with the states they keep in practice.
-OTHERS: dict[str, dict[str, float]] = {
+OTHERS: dict[str, dict[str, Any]] = {
     "NAG": {"learning_rate": RATE, "momentum": MOMENTUM},
     "GroupAdaGrad": {"learning_rate": RATE},
     "FTML": {"learning_rate": RATE},
     "LARS": {"learning_rate": RATE, "momentum": MOMENTUM},
 }
-CHECKED_STEPS = 3
+
+# what the progress bar says, and what to do then
+Part: TypeAlias = tuple[str, Callable[[], None]]
 
 
-class DisagreementError(Exception):
-    """Contenders that should do the same did not."""
+@functools.lru_cache(maxsize=1)  # the largest comes last and serves several parts
+def model(name: str) -> Model:
+    return Model.random(SETS[name]())
 
 
-def same_update(model: Model, step: Stepspec, fused: Stepspec, peer: TorchSGD | None) -> None:
-    """Take some steps with each contender and compare what they did to the weights."""
-    alike: list[Contender] = [step, fused, peer] if peer else [step, fused]
-    for contender in alike:
-        for _ in range(CHECKED_STEPS):
-            contender.prepare()
-            contender.step()
-    for i, (name, start) in enumerate(zip(model.shapes, model.weights, strict=True)):
-        moved = fused.weights[i] - start
-        if not moved.any():
-            raise DisagreementError(f"{name}: fused_step did not move the weight")
-        if step.weights[i].tobytes() != fused.weights[i].tobytes():
-            raise DisagreementError(f"{name}: step and fused_step differ")
-        if peer is None:
-            continue
-        # Both round the weight at every step; apart from that the displacements agree to float32 precision.
-        room = 1e-5 * np.abs(moved).max() + 2 * CHECKED_STEPS * np.finfo(np.float32).eps * np.abs(start).max()
-        distance = np.abs(peer.weights[i] - fused.weights[i]).max()
-        if not distance <= room:
-            raise DisagreementError(f"{name}: torch and fused_step differ by {distance:.2e} > {room:.2e}")
-
-
-def sgd(name: str, model: Model, threads: int, rounds: int) -> tuple[results.SetResult, list[memory.Peak]]:
-    settings = {"learning_rate": RATE, "momentum": MOMENTUM}
-    step = Stepspec("SGD", "step", model, **settings)
-    fused = Stepspec("SGD", "fused_step", model, **settings)
-    peer = TorchSGD(model, threads) if HAS_TORCH else None
-    same_update(model, step, fused, peer)
-    stream = Stream(model.size, threads) if model.size >= LEAST else None
+def one_set(report: results.Report, name: str, rounds: int) -> None:
+    settings: dict[str, Any] = {"learning_rate": RATE, "momentum": MOMENTUM}
+    drawn, threads = model(name), report.environment.threads
+    step = Stepspec("SGD", "step", drawn, **settings)
+    fused = Stepspec("SGD", "fused_step", drawn, **settings)
+    peer = TorchSGD(drawn, threads) if HAS_TORCH else None
+    same_update(drawn, [fused, step], peer)
+    stream = Stream(drawn.size, threads) if drawn.size >= LEAST else None
     rivals: tuple[Contender | None, ...] = (fused, step, peer, stream)
     times = interleave([rival for rival in rivals if rival], rounds)
     result = results.SetResult(
         name=name,
-        tensors=len(model.shapes),
-        parameters=model.size,
-        bytes_per_element=bytes_per_element("SGD"),
+        tensors=len(drawn.shapes),
+        parameters=drawn.size,
+        bytes=fused.plan().bytes,
         step=times[step.label],
         fused=times[fused.label],
         torch=times[peer.label] if peer else None,
-        stream_bandwidth=gigabytes(model, stream.bytes_per_element, times[stream.label]) if stream else None,
+        stream_bandwidth=stream.bandwidth(times[stream.label]) if stream else None,
     )
-    return result, [memory.measure(step), memory.measure(fused)]
+    report.sets.append(result)
+    report.peaks = [memory.measure(step), memory.measure(fused)]
 
 
-def gigabytes(model: Model, bytes_per_element: float, timing: Timing) -> float:
-    """Return the bandwidth of a step in GB/s."""
-    return model.size * bytes_per_element / timing.median / 1e6
-
-
-def other(name: str, model: Model, rounds: int) -> results.OptimizerResult:
-    settings = OTHERS[name]
-    step, fused = (Stepspec(name, path, model, **settings) for path in ("step", "fused_step"))
+def other(report: results.Report, name: str, rounds: int) -> None:
+    settings, drawn = OTHERS[name], model(report.largest)
+    step, fused = (Stepspec(name, path, drawn, **settings) for path in ("step", "fused_step"))
     times = interleave([fused, step], rounds)
-    cost, fast = bytes_per_element(name), times[fused.label]
-    return results.OptimizerResult(
-        name, settings, cost, times[step.label], fast, bandwidth=gigabytes(model, cost, fast)
+    report.optimizers.append(
+        results.OptimizerResult(
+            name, settings, drawn.size, fused.plan().bytes, times[step.label], times[fused.label]
+        )
     )
 
 
-def run(names: list[str], rounds: int) -> results.Report:
-    threads = stepspec.get_num_threads()
-    environment = results.environment(threads)
-    # The largest set comes last: its model serves the other optimizers too.
-    names = sorted(names, key=lambda name: sum(math.prod(shape) for shape in SETS[name]().values()))
-    measured, others, first = [], [], []
-    with tqdm(total=1 + len(OTHERS) + len(names) + len(OTHERS), unit="part") as bar:
-        for name in ("SGD", *OTHERS):
-            bar.set_description(f"first call of {name}")
-            first.append(first_call.measure(name))
-            bar.update()
-        for name in names:
-            bar.set_description(name)
-            model = Model(SETS[name]())
-            result, peaks = sgd(name, model, threads, rounds)
-            measured.append(result)
-            bar.update()
-        for name in OTHERS:
-            bar.set_description(f"{name}, {names[-1]}")
-            others.append(other(name, model, rounds))
-            bar.update()
-    return results.Report(environment, measured, names[-1], others, peaks, first)
+def float32(report: results.Report, sets: list[str], rounds: int) -> Iterator[Part]:
+    def first(name: str) -> None:
+        report.first_calls.append(first_call.measure(name))
+
+    for name in ("SGD", *OTHERS):
+        yield f"first call of {name}", partial(first, name)
+    for name in sets:
+        yield name, partial(one_set, report, name, rounds)
+    for name in OTHERS:
+        yield f"{name}, {report.largest}", partial(other, report, name, rounds)
+
+
+def half_precision(report: results.Report, sets: list[str], rounds: int) -> Iterator[Part]:
+    def measure() -> None:
+        report.storages = storage.measure(SETS[report.largest](), report.environment.threads, rounds)
+
+    yield f"storage, {report.largest}", measure
+
+
+def rows(report: results.Report, sets: list[str], rounds: int) -> Iterator[Part]:
+    threads = report.environment.threads
+    drawn = functools.cache(partial(row_sparse.Table, report.rows))
+
+    def measure(case: row_sparse.Case) -> None:
+        report.sparse.append(row_sparse.measure(drawn(), case, threads, rounds))
+
+    yield "row-sparse, check", partial(row_sparse.check, threads)
+    for case in row_sparse.CASES:
+        yield f"row-sparse, {case.label}", partial(measure, case)
+
+
+SECTIONS = {"float32": float32, "storage": half_precision, "row-sparse": rows}
+
+
+def run(chosen: argparse.Namespace) -> results.Report:
+    sets = sorted(chosen.sets, key=lambda name: sum(math.prod(shape) for shape in SETS[name]().values()))
+    environment = results.environment(stepspec.get_num_threads())
+    measured = results.Report(environment, sets[-1], chosen.rows)
+    parts = [part for name in chosen.sections for part in SECTIONS[name](measured, sets, chosen.rounds)]
+    with tqdm(parts, unit="part") as bar:
+        for title, action in bar:
+            bar.set_description(title)
+            action()
+    return measured
 
 
 def options(arguments: Sequence[str] | None) -> argparse.Namespace:
     here = Path(__file__).parent
     parser = argparse.ArgumentParser(description="Measure stepspec beside torch and the memory's bandwidth.")
-    parser.add_argument("--sets", nargs="+", choices=list(SETS), default=list(SETS), help="default: all")
+    for name, known in {"--sections": list(SECTIONS), "--sets": list(SETS)}.items():
+        parser.add_argument(name, nargs="+", choices=known, default=known, help="default: all")
     rounds = range(1, 1000)
     parser.add_argument("--rounds", type=int, choices=rounds, default=20, metavar="N", help="default: 20")
+    parser.add_argument("--rows", type=int, default=1_000_000, metavar="N", help="of the row-sparse table")
     parser.add_argument("--output", type=Path, default=here / "output", metavar="DIR", help="for the results")
-    return parser.parse_args(arguments)
+    chosen = parser.parse_args(arguments)
+    if chosen.rows < row_sparse.PRESENT:
+        parser.error(f"--rows must be at least {row_sparse.PRESENT}, not {chosen.rows}")
+    return chosen
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     chosen = options(arguments)
     try:
         chosen.output.mkdir(parents=True, exist_ok=True)
-        measured = run(chosen.sets, chosen.rounds)
+        measured = run(chosen)
         written = report.write(measured, chosen.output)
     except (OSError, DisagreementError) as error:
         print(error, file=sys.stderr)

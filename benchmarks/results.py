@@ -2,7 +2,7 @@
 
 import os
 import platform
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -37,16 +37,11 @@ class SetResult:
     name: str
     tensors: int
     parameters: int
-    bytes_per_element: float
+    bytes: int
     step: Timing
     fused: Timing
     torch: Timing | None
     stream_bandwidth: float | None
-
-    @property
-    def bandwidth(self) -> float:
-        """Bytes moved per second by the fused step, in GB/s."""
-        return self.parameters * self.bytes_per_element / self.fused.median / 1e6
 
 
 @dataclass(frozen=True)
@@ -55,27 +50,67 @@ class OptimizerResult:
 
     name: str
     settings: dict[str, float]
-    bytes_per_element: float
+    parameters: int
+    bytes: int
     step: Timing
     fused: Timing
-    bandwidth: float
 
 
 @dataclass(frozen=True)
+class StorageResult:
+    """The fused step of one optimizer on the largest set, its numbers stored in one way.
+
+    `torch` is None where it offers no such thing, `stream_bandwidth` for a set that may stay in a cache.
+    `torch_fused`: whether torch took its fused path.
+    """
+
+    name: str
+    parameters: int
+    bytes: int
+    fused: Timing
+    torch: Timing | None
+    torch_fused: bool
+    stream_bandwidth: float | None
+
+
+@dataclass(frozen=True)
+class SparseResult:
+    """The fused step of one optimizer on one table, with dense and with row-sparse gradients.
+
+    `skips`: whether rows that a gradient does not hold are left alone; they count as zeros otherwise.
+    """
+
+    name: str
+    skips: bool
+    bytes: int
+    dense: Timing
+    sparse: Timing
+    torch: Timing | None
+
+
+@dataclass
 class Report:
-    """Everything one run measured."""
+    """Everything one run measured; what was not asked for is empty."""
 
     environment: Environment
-    sets: list[SetResult]
     largest: str
-    optimizers: list[OptimizerResult]
-    peaks: list[Peak]
-    first_calls: list[FirstCall]
+    rows: int
+    sets: list[SetResult] = field(default_factory=list)
+    optimizers: list[OptimizerResult] = field(default_factory=list)
+    storages: list[StorageResult] = field(default_factory=list)
+    sparse: list[SparseResult] = field(default_factory=list)
+    peaks: list[Peak] = field(default_factory=list)
+    first_calls: list[FirstCall] = field(default_factory=list)
+
+
+def gigabytes(moved: float, timing: Timing) -> float:
+    """Return the bandwidth, in GB/s, of a step that moves so many bytes."""
+    return moved / timing.median / 1e6
 
 
 def environment(threads: int) -> Environment:
     packages = {}
-    for name in ("stepspec", "numpy", "numba", "llvmlite", "torch"):
+    for name in ("stepspec", "numpy", "ml_dtypes", "numba", "llvmlite", "torch"):
         try:
             packages[name] = version(name)
         except PackageNotFoundError:

@@ -9,6 +9,9 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
+from results import gigabytes
+from timing import Timing
+
 Floats: TypeAlias = npt.NDArray[np.float32]
 
 # Arrays of fewer elements may stay in a cache, where the figure would not be the memory's.
@@ -38,6 +41,10 @@ class Stream:
         stream(*self.part(self.first))
         for future in running:
             future.result()
+
+    def bandwidth(self, timing: Timing) -> float:
+        """Return the bandwidth of a timed step in GB/s."""
+        return gigabytes(self.arrays[0].size * self.bytes_per_element, timing)
 
     def part(self, piece: slice) -> list[Floats]:
         return [array[piece] for array in self.arrays]

@@ -52,10 +52,12 @@ class GradientRows:
         """Take gradients as they lie; False if they need all checks, or copies."""
         if not self.sparse:
             return self._plain.accept(grads)
-        found = all(map(self._is_usable, self.sparse, (grads[i] for i in self.sparse)))
-        if not (found and self._plain.accept(tuple(grads[i] for i in self._dense))):
+        if not all(map(self._is_usable, self.sparse, (grads[i] for i in self.sparse))):
             return False
-        self.addresses[self._dense] = self._plain.pointers
+        if self._dense:
+            if not self._plain.accept(tuple(grads[i] for i in self._dense)):
+                return False
+            self.addresses[self._dense] = self._plain.pointers
         for i in self.sparse:
             self._point(i, grads[i], grads[i].values)
         return True

@@ -294,13 +294,15 @@ class Optimizer(Settings):
                 for name in self.host:
                     host_scalar(self, name, rate, self._label(indices[rates.of.index(k)]))
 
-    @np.errstate(over="ignore")
     def _is_lazy(self, p: Rate, flags: dict[str, bool], weight: Array, dtype: Any) -> bool:
         """Tell whether a row-sparse gradient leaves the rows alone that it does not hold.
 
         Rows of no elements are never proven to stay: the mean of one is NaN.
         """
-        return self._lazy or (weight.size > 0 and self._lazy_is_exact(p, flags, max(weight.ndim, 1), dtype))
+        if self._lazy or weight.size == 0:
+            return self._lazy
+        with np.errstate(over="ignore"):
+            return self._lazy_is_exact(p, flags, max(weight.ndim, 1), dtype)
 
     def _noise_key(self, index: int) -> int:
         """Return the key of a tensor's noise."""
