@@ -19,8 +19,9 @@ READY := $(VENV)/.ready
 help: ## list the targets
 	@awk -F ': .*## ' '/^[a-z]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 
-train: $(READY)-examples ## train a network on handwritten digits with every optimizer
+train: $(READY)-examples ## train on handwritten digits with every optimizer, and word embeddings
 	$(BIN)/python examples/digits.py
+	$(BIN)/python examples/words.py
 
 test: $(READY)-dev ## run the tests
 	$(BIN)/python -m pytest --dist loadgroup $(TESTFLAGS)

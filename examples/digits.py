@@ -1,6 +1,7 @@
 """Train a small network on scikit-learn's handwritten digits, once with each generated optimizer.
 
-Every optimizer runs twice from the same seed: with `step`, the readable NumPy reference, and with
+SGD trains weights in half precision too: float16 with float32 masters, and bfloat16 rounded stochastically.
+Every training runs twice from the same seed: with `step`, the readable NumPy reference, and with
 `fused_step`, the compiled kernels. Both must end with the same bits in every weight and state, and with
 at least 95% test accuracy. Run it as `make train` or `python examples/digits.py --epochs 20`.
 """
@@ -10,11 +11,13 @@ import itertools
 import statistics
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import DTypeLike, NDArray
 
 import stepspec
 from network import Floats, Labels, Network
@@ -22,23 +25,18 @@ from network import Floats, Labels, Network
 try:
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
+    from ml_dtypes import bfloat16
     from sklearn.datasets import load_digits
     from tqdm import tqdm
 except ImportError as error:
-    sys.exit(f"{error}: the example needs scikit-learn, matplotlib and tqdm: pip install -e '.[examples]'")
+    sys.exit(f"{error}: the example needs more packages: pip install -e '.[examples]'")
 
-# Optimizer -> its hyperparameters; what is not given keeps the default of its spec.
-SETTINGS: dict[str, dict[str, float]] = {
-    "SGD": {"learning_rate": 0.02, "momentum": 0.9, "wd": 1e-3},
-    "NAG": {"learning_rate": 0.02, "momentum": 0.9, "wd": 1e-3},
-    "GroupAdaGrad": {"learning_rate": 0.05},
-    "FTML": {"learning_rate": 0.005, "wd": 1e-3},
-    "LARS": {"learning_rate": 0.1, "momentum": 0.9, "eta": 0.02, "wd": 1e-3},
-}
 BATCH = 32
 TEST_IMAGES = 360
 REQUIRED_ACCURACY = 0.95
 CHART = "loss_curves.png"
+
+Array = NDArray[Any]
 
 
 @dataclass(frozen=True)
@@ -52,13 +50,35 @@ class Digits:
 
 
 @dataclass(frozen=True)
+class Setting:
+    """An optimizer, its arguments (what is not given keeps its default), and the dtype of the weights."""
+
+    optimizer: str
+    arguments: Mapping[str, Any]
+    dtype: DTypeLike = np.float32
+
+
+MOMENTUM = {"learning_rate": 0.02, "momentum": 0.9, "wd": 1e-3}
+# Each training by the name it has in the table; an optimizer whose spec was removed is left out.
+SETTINGS = {
+    "SGD": Setting("SGD", MOMENTUM),
+    "SGD, float16 with masters": Setting("SGD", {**MOMENTUM, "multi_precision": True}, np.float16),
+    "SGD, bfloat16 stochastic": Setting("SGD", {**MOMENTUM, "rounding": "stochastic"}, bfloat16),
+    "NAG": Setting("NAG", MOMENTUM),
+    "GroupAdaGrad": Setting("GroupAdaGrad", {"learning_rate": 0.05}),
+    "FTML": Setting("FTML", {"learning_rate": 0.005, "wd": 1e-3}),
+    "LARS": Setting("LARS", {"learning_rate": 0.1, "momentum": 0.9, "eta": 0.02, "wd": 1e-3}),
+}
+
+
+@dataclass(frozen=True)
 class Run:
     """What one training run left behind: `losses` by epoch, `times` in milliseconds by step."""
 
     losses: list[float]
     times: list[float]
     accuracy: float
-    arrays: list[Floats]
+    arrays: list[Array]
 
 
 def load(seed: int) -> Digits:
@@ -74,12 +94,16 @@ def load(seed: int) -> Digits:
 
 
 def train(name: str, path: str, digits: Digits, seed: int, bar: "tqdm[None]", epochs: int) -> Run:
-    """Train a fresh network with optimizer `name` through its method `path`: "step" or "fused_step"."""
+    """Train a fresh network as set under `name` with one method of the optimizer: "step" or "fused_step"."""
+    setting = SETTINGS[name]
     network = Network(seed)
-    indices = list(range(len(network.weights)))
+    weights = [weight.astype(setting.dtype) for weight in network.weights]
+    network.take(weights)
+    indices = list(range(len(weights)))
     # Names let an optimizer treat tensors by kind: LARS leaves the rate of biases alone.
-    optimizer = stepspec.create(name, param_idx2name=dict(enumerate(network.names)), **SETTINGS[name])
-    states = [optimizer.create_state(i, weight) for i, weight in zip(indices, network.weights, strict=True)]
+    names = dict(enumerate(network.names))
+    optimizer = stepspec.create(setting.optimizer, param_idx2name=names, **setting.arguments)
+    states = [optimizer.create_state_multi_precision(i, weights[i]) for i in indices]
     update = getattr(optimizer, path)
 
     random = np.random.default_rng(seed)
@@ -89,14 +113,16 @@ def train(name: str, path: str, digits: Digits, seed: int, bar: "tqdm[None]", ep
         total = 0.0
         for batch in np.array_split(order, len(order) // BATCH):
             loss, gradients = network.gradients(digits.images[batch], digits.labels[batch])
+            stored = [gradient.astype(setting.dtype, copy=False) for gradient in gradients]
             start = time.perf_counter()
-            update(indices, network.weights, gradients, states)
+            update(indices, weights, stored, states)
             times.append((time.perf_counter() - start) * 1e3)
+            network.take(weights)
             total += loss * len(batch)
         losses.append(total / len(order))
         bar.set_postfix_str(f"{name} {path}: loss {losses[-1]:.4f}", refresh=False)
         bar.update()
-    arrays = network.weights + [state[key] for state in states for key in sorted(state)]
+    arrays = weights + [state[key] for state in states for key in sorted(state)]
     return Run(losses, times, network.accuracy(digits.test_images, digits.test_labels), arrays)
 
 
@@ -108,7 +134,7 @@ def same_bits(one: Run, two: Run) -> bool:
 
 def table(results: dict[str, tuple[Run, Run]]) -> str:
     rows = [
-        "| optimizer | test accuracy | final loss | `step` ms | `fused_step` ms | same bits |",
+        "| training | test accuracy | final loss | `step` ms | `fused_step` ms | same bits |",
         "|---|---:|---:|---:|---:|---|",
     ]
     for name, (step, fused) in results.items():
@@ -134,7 +160,7 @@ def draw(results: dict[str, tuple[Run, Run]], path: Path) -> None:
     axes.set_yscale("log")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(which="both", alpha=0.25)
-    axes.legend(title="optimizer (test accuracy)")
+    axes.legend(title="training (test accuracy)")
     figure.savefig(path, dpi=120)
 
 
@@ -178,7 +204,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"cannot write to {chosen.output}: {error.strerror}", file=sys.stderr)
         return 2
     digits = load(chosen.seed)
-    names = [name for name in SETTINGS if name in stepspec.__all__]
+    names = [name for name, setting in SETTINGS.items() if setting.optimizer in stepspec.__all__]
     results = {}
     with tqdm(total=2 * len(names) * chosen.epochs, unit="epoch") as bar:
         for name in names:

@@ -1,6 +1,7 @@
 """A two-layer network in plain NumPy: pixels, one hidden layer of ReLU units, ten digits."""
 
-from typing import TypeAlias
+from collections.abc import Sequence
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -15,7 +16,7 @@ class Network:
     """Weights of the network, its loss and the gradients of that loss.
 
     `names` and `weights` run in parallel; a layer's weight has shape (units, inputs), so that a row
-    belongs to one unit. The weights are float32 arrays which an optimizer updates in place.
+    belongs to one unit. The weights are float32 arrays.
     """
 
     names = ("fc1_weight", "fc1_bias", "fc2_weight", "fc2_bias")
@@ -28,6 +29,10 @@ class Network:
             layer(random, DIGITS, HIDDEN),
             np.zeros(DIGITS, np.float32),
         ]
+
+    def take(self, weights: Sequence[npt.NDArray[Any]]) -> None:
+        """Compute with these weights from now on, widened to float32 if they are of half precision."""
+        self.weights = [weight.astype(np.float32, copy=False) for weight in weights]
 
     def forward(self, images: Floats) -> tuple[Floats, Floats]:
         """Return the hidden units (n, HIDDEN) and the logits (n, DIGITS) of images (n, PIXELS)."""
