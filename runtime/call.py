@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import importlib
 import math
@@ -21,9 +22,6 @@ from stepspec.tables import Stage
 
 if TYPE_CHECKING:
     from stepspec.optimizer import Optimizer
-
-# plans kept per optimizer: a training loop needs one, alternating groups of tensors a few
-KEPT_PLANS = 4
 
 
 class Call:
@@ -83,6 +81,7 @@ class Call:
         groups = plan.groups(self._order())
         plan.inputs.fill(plan.inputs.compute(optimizer, rates), rates)
         plan.load(rates)
+        plan.note_layouts(optimizer)
         for group in groups:
             counts = rates.counts
             if len(groups) > 1:
@@ -104,22 +103,25 @@ def verify(optimizer: Optimizer, arguments: tuple[Any, Any, Any, Any]) -> None:
 
 
 class _Rehearsal(Call):
-    """A call that is checked and planned, but not run. It also stands for the optimizer in `fused_step`."""
+    """A call that is checked and planned, but not run."""
 
     overview: Overview
-
-    def _call(self, *arguments: Any) -> _Rehearsal:
-        return self
 
     def _run(self) -> None:
         self.overview = describe(type(self._optimizer).__name__, self._plan, self._order())
 
 
 def rehearse(optimizer: Optimizer, arguments: tuple[Any, Any, Any, Any]) -> Overview:
-    """Return what a fused call would do."""
-    rehearsal: Any = _Rehearsal(optimizer, arguments)
-    type(optimizer).fused_step(rehearsal, *arguments)
-    overview: Overview = rehearsal.overview
+    """Return what a fused call would do: a copy of the optimizer rehearses it."""
+    actor, rehearsals = copy.copy(optimizer), []
+
+    def call(*given: Any) -> Call:
+        rehearsals.append(_Rehearsal(actor, given))
+        return rehearsals[-1]
+
+    actor.__dict__["_call"] = call
+    actor.fused_step(*arguments)
+    overview: Overview = rehearsals[-1].overview
     return overview
 
 
@@ -139,29 +141,22 @@ def _plan(
     states: tuple[Any, ...],
 ) -> tuple[Plan, Sequence[Any]]:
     """Return the plan of a call and what to keep alive of its gradients; make a new plan if none fits."""
-    known = []
-    for plan in tuple(optimizer._plans):
+    plans, known = optimizer._plans, []
+    for plan in plans.of(indices):
         if not plan.matches(indices, weights, states):
             continue
         if not plan.still_right(optimizer):
-            optimizer._plans.remove(plan)
+            plans.remove(plan)
         elif plan.take_gradients(grads):
-            _use(optimizer, plan)
+            plans.use(plan)
             return plan, grads
         else:
             known.append(plan)
     entries = optimizer._check(indices, weights, grads, states)
     fitting = next((plan for plan in known if plan.gradients.fit(entries)), None)
     plan = fitting or Plan(optimizer, entries, states)
-    _use(optimizer, plan)
+    plans.use(plan)
     return plan, plan.gradients.copy(entries)
-
-
-def _use(optimizer: Optimizer, plan: Plan) -> None:
-    """Put a plan in front of those that are kept."""
-    plans = optimizer._plans
-    if not plans or plans[0] is not plan:
-        optimizer._plans = [plan, *(other for other in plans if other is not plan)][:KEPT_PLANS]
 
 
 def _launch(plan: Plan, group: Group, commit: Action) -> None:

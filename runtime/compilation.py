@@ -106,7 +106,7 @@ def without_aliases(function: F, name: str) -> F:
 
 def intrinsic(function: Callable[..., Any]) -> Callable[..., Any]:
     """Make a function that writes LLVM itself callable from compiled code."""
-    made: Callable[..., Any] = numba.extending.intrinsic(function)
+    made: Callable[..., Any] = numba.extending.intrinsic(_distinct(function))
     return made
 
 

@@ -25,12 +25,15 @@ class GradientRows:
         Where the row numbers of row-sparse gradients begin, and how many they are, int64; 0 of dense ones.
     sparse
         The positions of the row-sparse gradients.
+    copied
+        What messages call the tensors whose gradients were copied for the present call.
 
     """
 
     def __init__(self, entries: Sequence[Entry]) -> None:
         self._kinds = _kinds(entries)
         self._told: set[int] = set()
+        self.copied: tuple[str, ...] = ()
         self._weights = [entry.weight for entry in entries]
         self.sparse = tuple(i for i, entry in enumerate(entries) if isinstance(entry.grad, RowSparse))
         self._dense = [i for i, entry in enumerate(entries) if not isinstance(entry.grad, RowSparse)]
@@ -50,6 +53,7 @@ class GradientRows:
 
     def take(self, grads: tuple[Any, ...]) -> bool:
         """Take gradients as they lie; False if they need all checks, or copies."""
+        self.copied = ()
         if not self.sparse:
             return self._plain.accept(grads)
         if not all(map(self._is_usable, self.sparse, (grads[i] for i in self.sparse))):
@@ -65,6 +69,7 @@ class GradientRows:
     def copy(self, entries: Sequence[Entry]) -> tuple[Any, ...]:
         """Take checked gradients, copied where not contiguous; the caller keeps the result alive."""
         held = tuple(map(self._contiguous, entries))
+        self.copied = tuple(entry.label for entry in entries if not is_plain(entry.values))
         self.addresses[:] = [values.ctypes.data for values in held]
         for i in self.sparse:
             self._point(i, entries[i].grad, held[i])

@@ -20,7 +20,8 @@ import numpy.typing as npt
 Words = Any
 
 ROUNDS = 10
-WORD = np.uint64(0xFFFFFFFF)
+WORD_MASK = 0xFFFFFFFF
+WORD = np.uint64(WORD_MASK)
 SHIFT = np.uint64(32)
 MULTIPLIER_0, MULTIPLIER_1 = np.uint64(0xD2511F53), np.uint64(0xCD9E8D57)
 STEP_0, STEP_1 = np.uint64(0x9E3779B9), np.uint64(0xBB67AE85)
@@ -55,7 +56,9 @@ def tensor_key(seed: int, name: str) -> int:
         If the seed is out of range.
 
     """
-    digest = hashlib.blake2b(name.encode(), digest_size=8, key=seed.to_bytes(8, "little")).digest()
+    digest = hashlib.blake2b(
+        name.encode("utf-8", "surrogatepass"), digest_size=8, key=seed.to_bytes(8, "little")
+    ).digest()
     return int.from_bytes(digest, "little", signed=True)
 
 
@@ -67,7 +70,7 @@ def words(key: int, count: int, shape: tuple[int, ...]) -> npt.NDArray[np.uint32
     key
         From `tensor_key`.
     count
-        The tensor's update count, below 2**32.
+        The tensor's update count, of which the lower 32 bits are used.
     shape
         The weight's.
 
@@ -78,7 +81,7 @@ def words(key: int, count: int, shape: tuple[int, ...]) -> npt.NDArray[np.uint32
     """
     size = int(np.prod(shape, dtype=np.int64))
     blocks = np.arange(-(-size // 4), dtype=np.uint64)
-    step, stream = np.full_like(blocks, count), np.full_like(blocks, ROUNDING)
+    step, stream = np.full_like(blocks, count & WORD_MASK), np.full_like(blocks, ROUNDING)
     k0, k1 = np.uint64(key & 0xFFFFFFFF), np.uint64(key >> 32 & 0xFFFFFFFF)
     found = philox(blocks & WORD, blocks >> SHIFT, step, stream, k0, k1)
     return np.stack(found, axis=1).astype(np.uint32).reshape(-1)[:size].reshape(shape)

@@ -215,6 +215,7 @@ class Optimizer(Settings):
                     f"{type(self).__name__}: lazy_update needs fused_step, and {sparse.label} has a "
                     "row-sparse gradient; `step` has no lazy form"
                 )
+            self._note_layouts(entries)
             yield from tensors(self, entries, rates)
         finally:
             self._exclusive.give_back(turn)
@@ -257,8 +258,14 @@ class Optimizer(Settings):
     def _check(self, indices: Any, weights: Any, grads: Any, states: Any) -> list[Entry]:
         entries = check_call(self, indices, weights, grads, states)
         for entry in entries:
-            self._note_layout(entry.flags, max(entry.weight.ndim, 1), entry.layout)
+            if entry.master is None and is_half(entry.weight.dtype):
+                self._warn_of_rounding(entry.index, entry.weight)
         return entries
+
+    def _note_layouts(self, entries: Sequence[Entry]) -> None:
+        """Remember which states there are: hyperparameters that decide about them are fixed from now on."""
+        for entry in entries:
+            self._note_layout(entry.flags, max(entry.weight.ndim, 1), entry.layout)
 
     def _rates(self, indices: Sequence[int], multipliers: Multipliers) -> Rates:
         """Raise the counts of all tensors (in a copy), then look up the rate once."""
@@ -297,12 +304,14 @@ class Optimizer(Settings):
     def _is_lazy(self, p: Rate, flags: dict[str, bool], weight: Array, dtype: Any) -> bool:
         """Tell whether a row-sparse gradient leaves the rows alone that it does not hold.
 
-        Rows of no elements are never proven to stay: the mean of one is NaN.
+        Rows of no elements are never proven to stay (the mean of one is NaN), nor are any where a factor of
+        the gradient is infinite in the compute dtype.
         """
         if self._lazy or weight.size == 0:
             return self._lazy
         with np.errstate(over="ignore"):
-            return self._lazy_is_exact(p, flags, max(weight.ndim, 1), dtype)
+            finite = all(math.isfinite(dtype(factor)) for factor in (p.lr, p.wd, self.rescale_grad))
+            return finite and self._lazy_is_exact(p, flags, max(weight.ndim, 1), dtype)
 
     def _noise_key(self, index: int) -> int:
         """Return the key of a tensor's noise."""

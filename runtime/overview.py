@@ -43,7 +43,9 @@ class Overview:
     groups
         Launched one after the other; see `aggregate_num`.
     copied
-        Arrays that every step copies into buffers and back, as they are not C-contiguous.
+        Tensors whose weights or states are copied into buffers and back, as they are not C-contiguous.
+    copied_gradients
+        Tensors whose gradients are copied for the same reason.
     lazy, scattered
         Tensors with row-sparse gradients: of the lazy ones only the rows of the gradient are updated.
     frozen
@@ -54,6 +56,7 @@ class Overview:
     optimizer: str
     groups: tuple[Group, ...]
     copied: tuple[str, ...]
+    copied_gradients: tuple[str, ...]
     lazy: tuple[str, ...]
     scattered: tuple[str, ...]
     frozen: tuple[str, ...]
@@ -81,6 +84,7 @@ class Overview:
                 )
         notes = {
             "copied each step, not C-contiguous": self.copied,
+            "gradients copied, not C-contiguous": self.copied_gradients,
             "row-sparse, rows of the gradient only": self.lazy,
             "row-sparse, other rows as zeros": self.scattered,
             "left alone at a learning rate of 0": self.frozen,
@@ -103,6 +107,7 @@ def describe(optimizer: str, plan: Plan, order: Order) -> Overview:
         optimizer,
         tuple(groups),
         plan.copied,
+        plan.gradients.copied,
         *(_labels(plan, tensors) for tensors in (order.lazy, sparse - order.lazy, order.frozen)),
     )
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from stepspec import noise
 from stepspec.arrays import Snapshot, is_plain
 from stepspec.checks import Entry
 from stepspec.compilation import log
@@ -66,8 +67,9 @@ class Plan:
         self.labels = tuple(entry.label for entry in entries)
         self._multipliers: Multipliers | None = None
         self._versions = optimizer._versions
-        self._noise = optimizer.rounding, optimizer.seed
+        self._storage = _storage(optimizer)
         self._had_objects = True  # in param_dict, perhaps
+        self._is_noted = False
         self._dicts = tuple(states)
         self._flags = [entry.flags for entry in entries]
         self._kinds = _kinds(entries)
@@ -139,13 +141,20 @@ class Plan:
             if optimizer.flags and [optimizer._flags(index) for index in self.indices] != self._flags:
                 return False
         if versions[0] != self._versions[0]:
-            if (optimizer.rounding, optimizer.seed) != self._noise:
+            if _storage(optimizer) != self._storage:
                 return False
             for flags, ndim, variant, layout in self._kinds:
                 if optimizer._variant(flags, ndim) != variant or optimizer._layout(flags, ndim) != layout:
                     return False
         self._versions, self._had_objects = versions, has_objects
         return True
+
+    def note_layouts(self, optimizer: Optimizer) -> None:
+        """Tell the optimizer, at the first step, which states there are."""
+        if not self._is_noted:
+            for flags, ndim, _, layout in self._kinds:
+                optimizer._note_layout(flags, ndim, layout)
+            self._is_noted = True
 
     def current_multipliers(self, optimizer: Optimizer) -> Multipliers:
         """Return the tensors' multipliers; those of `param_dict` may have changed since the last call."""
@@ -170,7 +179,7 @@ class Plan:
         for array, memory in self._loads:
             memory[...] = array
         for i in self._noisy:
-            self.tables.noise_count[i] = rates.counts[self.indices[i]]
+            self.tables.noise_count[i] = rates.counts[self.indices[i]] & noise.WORD_MASK
 
     def groups(self, order: Order) -> tuple[Group, ...]:
         """Return the launches of a call."""
@@ -231,6 +240,11 @@ class Plan:
                 row = self.tables.known_scalar(name)
                 loads.append((array, row[i : i + 1].reshape(())))
         return loads, states
+
+
+def _storage(optimizer: Optimizer) -> tuple[bool, str, int]:
+    """Return what decides how weights are stored."""
+    return optimizer.multi_precision, optimizer.rounding, optimizer.seed
 
 
 def _lazy_facts(entry: Entry) -> tuple[dict[str, bool], Array, Any]:

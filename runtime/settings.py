@@ -14,6 +14,7 @@ from stepspec import arguments
 from stepspec.checks import check_index
 from stepspec.exclusive import Exclusive
 from stepspec.hyperparameters import Choice, Flag, Hyperparameter, number
+from stepspec.kept import KeptPlans
 from stepspec.rates import HostScalar, PerTensor, Rate
 from stepspec.states import Layout, TensorFlag, Variant
 
@@ -323,7 +324,7 @@ class Settings(metaclass=_Complete):
         self._prepare()
 
     def _prepare(self) -> None:
-        self._plans: list[Any] = []
+        self._plans = KeptPlans()
         self._exclusive = Exclusive()
 
 

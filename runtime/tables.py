@@ -202,9 +202,10 @@ class Tables:
 
     def _table(self, kernel: Kernel) -> Array:
         if kernel not in self._tables:
-            self._tables[kernel] = np.array([self._row(slot).ctypes.data for slot in kernel.slots], np.int64)
+            table = np.array([self._row(slot).ctypes.data for slot in kernel.slots], np.int64)
             for parameter in kernel.reductions:
                 self._finishes[kernel, parameter.name] = self._finish_table(parameter)
+            self._tables[kernel] = table  # last: Ctrl-C may come before
         return self._tables[kernel]
 
     def _row(self, slot: Any) -> Array:

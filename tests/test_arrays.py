@@ -182,7 +182,7 @@ class Training:
 
     @property
     def plans(self) -> int:
-        return len(self.fused._plans)
+        return len(list(self.fused._plans))
 
 
 def test_a_plan_is_reused_with_new_gradients() -> None:
@@ -234,13 +234,38 @@ def test_a_reshaped_or_frozen_array_is_noticed() -> None:
         training.step()
 
 
-def test_few_plans_are_kept_and_the_oldest_goes() -> None:
+def test_a_call_for_each_tensor_keeps_a_plan_for_each() -> None:
     training = Training(count=9)
     one = stepspec.create("sgd")
-    for number in (*training.indices, *training.indices[:3]):
-        one.fused_step([number], [training.weights[number]], [np.ones(8, np.float32)], [{}])
-    assert len(one._plans) == 4
-    assert [plan.indices for plan in one._plans] == [(2,), (1,), (0,), (8,)]
+    plans = []
+    for _ in range(2):
+        for number in training.indices:
+            one.fused_step([number], [training.weights[number]], [np.ones(8, np.float32)], [{}])
+        plans.append(list(one._plans))
+    assert [plan.indices for plan in plans[0]] == [(number,) for number in training.indices]
+    assert plans[0] == plans[1]
+
+
+def test_few_plans_of_the_same_tensors_are_kept() -> None:
+    one = stepspec.create("sgd")
+    weights = [np.ones(8, np.float32) for _ in range(6)]
+    for weight in (*weights, weights[3]):
+        one.fused_step([0], [weight], [np.ones(8, np.float32)], [{}])
+    kept = [plan._snapshot.arrays[0] for plan in one._plans]
+    assert all(a is b for a, b in zip(kept, [weights[k] for k in (3, 5, 4, 2)], strict=True))
+
+
+def test_plans_of_ever_new_subsets_do_not_pile_up() -> None:
+    training = Training(count=9)
+    one = stepspec.create("sgd")
+    random = np.random.default_rng(0)
+    for _ in range(100):
+        indices = sorted(random.choice(9, 5, replace=False).tolist())
+        some = [training.weights[i] for i in indices]
+        grads = [np.ones(8, np.float32) for _ in indices]
+        one.fused_step(indices, some, grads, [{} for _ in indices])
+        assert sum(len(plan.indices) for plan in one._plans) <= 4 * 9
+        assert indices in [list(plan.indices) for plan in one._plans]
 
 
 def test_other_orders_and_subsets_are_other_plans() -> None:

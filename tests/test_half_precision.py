@@ -160,6 +160,29 @@ def test_a_master_is_expected_where_it_was_asked_for(optimizer_class: type[steps
         plain.update([0], [weight], [grad], [state])
 
 
+@pytest.mark.filterwarnings("ignore:.*no master")
+def test_a_switch_is_seen_by_the_next_step(optimizer_class: type[stepspec.Optimizer]) -> None:
+    """What a cached plan was made for must not outlive a change of `multi_precision`."""
+    weight, grad = np.ones((4, 4), np.float16), np.ones((4, 4), np.float16)
+    for before, after in ((False, True), (True, False)):
+        optimizer = optimizer_class(multi_precision=before)
+        state = optimizer.create_state_multi_precision(0, weight)
+        optimizer.fused_step([0], [weight], [grad], [state])
+        optimizer.multi_precision = after
+        with pytest.raises(ValueError, match="'master'"):
+            optimizer.fused_step([0], [weight], [grad], [state])
+
+
+def test_an_update_without_create_state_warns_too() -> None:
+    half = np.ones(3, np.float16)
+    for fused in (False, True):
+        optimizer = stepspec.SGD(use_fused_step=fused)
+        with pytest.warns(UserWarning, match="tensor 0 has dtype float16 and no master") as caught:
+            optimizer.update([0], [half], [half.copy()], [{}])
+        assert caught[0].filename == __file__
+        optimizer.update([0], [half], [half.copy()], [{}])
+
+
 # ---- stochastic rounding
 
 

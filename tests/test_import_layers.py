@@ -38,7 +38,7 @@ GENERATOR = (
     "cli",
 )
 RUNTIME = (
-    "atomic compilation exclusive formats halves hyperparameters",
+    "atomic compilation exclusive formats halves hyperparameters kept",
     "lr_scheduler noise notices states transcendental",
     "archive memory overlaps pointers rates reference sparse storage",
     "arguments canonical checks inputs tables",

@@ -621,6 +621,30 @@ def test_plan_tells_what_a_step_does() -> None:
         optimizer.plan([0, 1, 2], weights, grads, states)
 
 
+def test_plan_is_honest_and_leaves_no_trace() -> None:
+    class Mine(stepspec.SGD):
+        def fused_step(self, *arguments: Any) -> None:
+            super().fused_step(*arguments)
+
+    weight = np.ones((5, 4), np.float32)
+    for optimizer in (stepspec.SGD(), Mine()):
+        plan = optimizer.plan([3], [weight], [np.ones((5, 4), np.float32, "F")], [{}])
+        assert (plan.copied, plan.copied_gradients) == ((), ("tensor 3",))
+        assert "gradients copied, not C-contiguous: tensor 3" in str(plan)
+        optimizer.momentum = 0.9  # there are no states yet
+
+
+def test_a_refused_call_fixes_no_hyperparameter() -> None:
+    for fused in (False, True):
+        optimizer = stepspec.SGD(
+            learning_rate=None, lr_scheduler=lambda count: math.nan, use_fused_step=fused
+        )
+        weight = np.ones(3, np.float32)
+        with pytest.raises(ValueError, match="NaN"):
+            optimizer.update([0], [weight], [weight.copy()], [{}])
+        optimizer.momentum = 0.9
+
+
 def test_copies_are_logged(caplog: pytest.LogCaptureFixture) -> None:
     optimizer = stepspec.SGD(param_idx2name={0: "w"})
     weight, grad = np.ones((5, 4), np.float32, "F"), np.ones((5, 4), np.float32, "F")

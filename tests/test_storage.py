@@ -18,9 +18,10 @@ from test_cpu import by_row, measure, measure_rows
 
 from stepspec import cpu, halves, noise
 from stepspec.cpu import Kernel, Reduction
-from stepspec.formats import HALF, Formats
+from stepspec.formats import HALF, SUPPORTED, Formats
 from stepspec.generated import group_adagrad_cpu, lars_cpu, sgd_cpu
 from stepspec.layout import Layout
+from stepspec.pieces import steps
 
 FLAT, ROWS = sgd_cpu.update_mom, by_row
 SHAPES = [(1, 1), (7, 1), (9001, 1), (33, 40), (3, 5000), (300, 257), (5, 0), (0, 3)]
@@ -401,3 +402,13 @@ def test_running_out_of_memory_is_an_error() -> None:
     # it is said once
     cpu.run(np.empty((0, 5), np.int64), np.zeros(1, np.int64))
     Case(FLAT, Formats.plain("float32")).check(1, 1)
+
+
+def test_kernels_of_different_formats_are_different_functions() -> None:
+    """The linker takes functions of one name for one: two of them in two cached files would mix."""
+    names = set()
+    formats = [Formats("float32", grad, "float32", gradient="scattered") for grad in SUPPORTED[:3]]
+    for each in formats:
+        (scatter,) = steps(Layout(FLAT.parameters, each))
+        names.add(scatter.py_func.__qualname__)
+    assert len(names) == len(formats)
