@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from stepspec.atomic import replacing
+from stepspec.atomic import AnyPath, replacing
 from stepspec.states import Array
 
 # BytesIO or a file that `open` gave: unlike those of typing, both have `readinto`
@@ -41,7 +41,7 @@ _SPELLED = {"float16": "F16", "bfloat16": "BF16", "float32": "F32", "float64": "
 _BLOCK = 1 << 20
 
 
-def save(path: str | os.PathLike[str], arrays: Mapping[str, Array], content: Any) -> None:
+def save(path: AnyPath, arrays: Mapping[str, Array], content: Any) -> None:
     """Write a file in place of what is there, in one go: whoever opens it finds the old or the new one.
 
     Parameters
@@ -56,10 +56,10 @@ def save(path: str | os.PathLike[str], arrays: Mapping[str, Array], content: Any
     Raises
     ------
     OSError
-        If it cannot be written; the old file, if any, is then as it was.
+        If it cannot be written, or is no regular file; the old file, if any, is then as it was.
 
     """
-    write = _write_safetensors if os.fspath(path).endswith(".safetensors") else _write_npz
+    write = _write_safetensors if os.fsdecode(path).endswith(".safetensors") else _write_npz
     with replacing(path) as file:
         _write(file, write, arrays, content)
 
@@ -71,7 +71,7 @@ def dumps(arrays: Mapping[str, Array], content: Any) -> bytes:
     return file.getvalue()
 
 
-def load(path: str | os.PathLike[str]) -> tuple[dict[str, Array], Any]:
+def load(path: AnyPath) -> tuple[dict[str, Array], Any]:
     """Return the arrays and the content of a file of either format, whatever its name.
 
     Raises
@@ -85,7 +85,7 @@ def load(path: str | os.PathLike[str]) -> tuple[dict[str, Array], Any]:
 
     """
     with open(path, "rb") as file:
-        return _read(file, f"checkpoint {os.fspath(path)!r}")
+        return _read(file, f"checkpoint {os.fsdecode(path)!r}")
 
 
 def loads(data: bytes) -> tuple[dict[str, Array], Any]:
@@ -162,12 +162,17 @@ def _dtype(name: str, source: str) -> np.dtype[Any]:
 
 def _write_npz(file: _File, arrays: Mapping[str, Array], text: str) -> None:
     with zipfile.ZipFile(file, "w") as archive:
-        archive.writestr(zipfile.ZipInfo(_TEXT), text)
-        for name, array in arrays.items():
-            plain = array.view(np.uint16) if array.dtype.name == "bfloat16" else array
-            with archive.open(zipfile.ZipInfo(f"{name}.npy"), "w", force_zip64=True) as entry:
-                np.lib.format.write_array(entry, plain, allow_pickle=False)
-        archive.comment = bytes(SEAL_SIZE)
+        try:
+            archive.writestr(zipfile.ZipInfo(_TEXT), text)
+            for name, array in arrays.items():
+                plain = array.view(np.uint16) if array.dtype.name == "bfloat16" else array
+                with archive.open(zipfile.ZipInfo(f"{name}.npy"), "w", force_zip64=True) as entry:
+                    np.lib.format.write_array(entry, plain, allow_pickle=False)
+            archive.comment = bytes(SEAL_SIZE)
+        except BaseException:
+            # what is thrown away needs no end, and closing an entry half written would hide this error
+            archive.fp = None
+            raise
 
 
 def _read_npz(file: _File, source: str) -> tuple[dict[str, Array], Any]:

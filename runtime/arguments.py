@@ -48,20 +48,23 @@ def _parameters(cls: type) -> list[inspect.Parameter]:
 
 
 def count(label: str, value: object) -> int:
-    """Return a number of updates: an int >= 0."""
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
-        raise TypeError(f"{label} must be an int, not {value!r}")
-    if value < 0:
-        raise ValueError(f"{label} must not be negative: {value}")
-    return int(value)
+    """Return a number of updates or an index: an int >= 0 that leaves kernels' int64 room to count on."""
+    return _natural(label, value, 62)
 
 
 def seed(label: str, value: object) -> int:
     """Return a seed of noise: an int >= 0 of 64 bits."""
-    number = count(label, value)
-    if number >= 1 << 64:
-        raise ValueError(f"{label} must be below 2**64, not {value}")
-    return number
+    return _natural(label, value, 64)
+
+
+def _natural(label: str, value: object, bits: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
+        raise TypeError(f"{label} must be an int, not {value!r}")
+    if value < 0:
+        raise ValueError(f"{label} must not be negative: {value}")
+    if value >= 1 << bits:
+        raise ValueError(f"{label} must be below 2**{bits}, not {value}")
+    return int(value)
 
 
 def aggregate(label: str, value: object) -> float | None:

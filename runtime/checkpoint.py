@@ -1,9 +1,9 @@
 """Checkpoints: states, update counts, hyperparameters and schedules in one file, without pickle.
 
 A file knows tensors by their names and says which optimizer and which rule wrote it. Weights are not in it:
-they are the model's, and whoever resumes brings those of the same moment. Training then gives the bits that
-it would have given without a stop. Weights that are saved first, under a name that holds `num_update`, are
-there at whatever moment the process is killed.
+they are the model's, and whoever resumes first brings those of the same moment. Training then gives the
+bits that it would have given without a stop. Weights that are saved first, under a name that holds
+`num_update`, are there at whatever moment the process is killed.
 """
 
 from __future__ import annotations
@@ -11,20 +11,26 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from stepspec import archive
+from stepspec.atomic import AnyPath
 from stepspec.exclusive import uninterrupted
 from stepspec.matching import Match
 from stepspec.records import Part as Part
-from stepspec.records import Record, describe
+from stepspec.records import Record, check_name, describe
 from stepspec.states import Array
 
 _log = logging.getLogger("stepspec")
 
+# what a trainer keeps besides its parts
+Numbers = Mapping[str, float | int | bool | None]
+# takes these numbers from a file, checks them, and returns the functions that set them
+Accept = Callable[[Mapping[str, Any]], list[Callable[[], object]]]
 
-def save(path: str | os.PathLike[str], parts: Mapping[str, Part]) -> None:
+
+def save(path: AnyPath, parts: Mapping[str, Part], trainer: Numbers | None = None) -> None:
     """Write a checkpoint in one go: a process killed at any moment leaves the old file or the new one.
 
     Parameters
@@ -33,21 +39,23 @@ def save(path: str | os.PathLike[str], parts: Mapping[str, Part]) -> None:
         ``*.safetensors``, or any other name for the format of ``.npz``.
     parts
         The optimizers and their tensors by names of their own; ``""`` for the only one.
+    trainer
+        Finite numbers of whoever steps the parts, for `accept` of `load`.
 
     Raises
     ------
     OSError
-        If the file cannot be written; an old one is then as it was.
+        If the file cannot be written, or is no regular file; an old one is then as it was.
     ValueError
-        If two tensors of a part have the same name.
+        If two tensors of a part have the same name, or a name does not fit into a file.
     TypeError
-        If a state is no NumPy array of a supported dtype.
+        If a state is no NumPy array of a supported dtype, or a schedule has an attribute that is no data.
     RuntimeError
         If another thread is in the middle of an update of one of the optimizers.
 
     """
     with _turns(parts):
-        archive.save(path, _arrays(parts), _content(parts))
+        archive.save(path, _arrays(parts), _content(parts, trainer))
 
 
 def dumps(parts: Mapping[str, Part]) -> bytes:
@@ -56,7 +64,13 @@ def dumps(parts: Mapping[str, Part]) -> bytes:
         return archive.dumps(_arrays(parts), _content(parts))
 
 
-def load(path: str | os.PathLike[str], parts: Mapping[str, Part], *, strict: bool = True) -> list[str]:
+def load(
+    path: AnyPath,
+    parts: Mapping[str, Part],
+    *,
+    strict: bool = True,
+    accept: Accept | None = None,
+) -> list[str]:
     """Set optimizers and states to what a checkpoint holds; all of it or, if it is refused, nothing.
 
     Parameters
@@ -70,6 +84,9 @@ def load(path: str | os.PathLike[str], parts: Mapping[str, Part], *, strict: boo
         Whether everything must match. If False, what matches is loaded, even if the optimizer or its rule is
         another one, and the rest is returned and logged as a warning. The states and the count of a tensor
         are loaded together or not at all.
+    accept
+        Is given what `save` was given as `trainer`, or an empty mapping, once all else has been checked. It
+        raises ValueError, or returns functions written in C that cannot fail: they run with all other writes.
 
     Returns
     -------
@@ -82,12 +99,13 @@ def load(path: str | os.PathLike[str], parts: Mapping[str, Part], *, strict: boo
         If the file cannot be read.
     ValueError
         If it is damaged or no checkpoint, or, with `strict`, anything differs: optimizer, rule, schedule,
-        tensors, shapes, dtypes, states. The message lists every difference.
+        tensors, shapes, dtypes, states, or a weight from its rounded master. The message lists every
+        difference.
     RuntimeError
         If another thread is in the middle of an update of one of the optimizers.
 
     """
-    return _load(f"checkpoint {os.fspath(path)!r}", *archive.load(path), parts, strict)
+    return _load(f"checkpoint {os.fsdecode(path)!r}", *archive.load(path), parts, strict, accept)
 
 
 def loads(data: bytes, parts: Mapping[str, Part], *, strict: bool = True) -> list[str]:
@@ -96,7 +114,12 @@ def loads(data: bytes, parts: Mapping[str, Part], *, strict: bool = True) -> lis
 
 
 def _load(
-    source: str, arrays: Mapping[str, Array], content: Any, parts: Mapping[str, Part], strict: bool
+    source: str,
+    arrays: Mapping[str, Array],
+    content: Any,
+    parts: Mapping[str, Part],
+    strict: bool,
+    accept: Accept | None = None,
 ) -> list[str]:
     if not isinstance(content, dict) or "parts" not in content:
         raise ValueError(f"{source} holds arrays, but no optimizer's states; take another file")
@@ -111,14 +134,19 @@ def _load(
             writes += match.writes
         if left and strict:
             raise ValueError(f"{source} does not fit; strict=False would load the rest:\n{_list(left)}")
+        if accept is not None:
+            writes += accept(content.get("trainer", {}))
         uninterrupted(writes)
     if left:
         _log.warning("%s does not fit in part, which was left:\n%s", source, _list(left))
     return left
 
 
-def _content(parts: Mapping[str, Part]) -> Any:
-    return {"parts": {key: describe(part) for key, part in parts.items()}}
+def _content(parts: Mapping[str, Part], trainer: Numbers | None = None) -> Any:
+    for key in parts:
+        check_name("group", key)
+    described = {key: describe(part) for key, part in parts.items()}
+    return {"parts": described, "trainer": dict(trainer or {})}
 
 
 def _arrays(parts: Mapping[str, Part]) -> dict[str, Array]:

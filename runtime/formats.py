@@ -27,6 +27,12 @@ def compute_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
     return np.dtype(np.float64 if dtype == np.float64 else np.float32)
 
 
+def is_rounded(weight: np.ndarray[Any, Any], master: np.ndarray[Any, Any]) -> bool:
+    """Tell whether a half precision weight is what its master is rounded to."""
+    with np.errstate(all="ignore"):  # a master may be beyond the range of its weight
+        return np.array_equal(master.astype(weight.dtype), weight, equal_nan=True)
+
+
 @dataclass(frozen=True, slots=True)
 class Formats:
     """How a kernel finds the arrays of one tensor; dtypes by name.

@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
+from weakref import WeakValueDictionary
 
 from stepspec.checkpoint import Part
 from stepspec.names import some
@@ -16,6 +17,9 @@ from stepspec.states import Array
 from stepspec.updater import States, Updater
 
 Options = Mapping[str, Any]
+
+# of optimizers that were given to a Trainer, by their id: the updater keeps its optimizer alive
+_adopted: WeakValueDictionary[int, Updater] = WeakValueDictionary()
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -55,6 +59,32 @@ class Group:
         return Part(optimizer, optimizer.param_idx2name, self.weights, self.updater.states)
 
 
+def rate(groups: Sequence[Group]) -> float:
+    """Return the learning rate of the first group that has tensors."""
+    return next(group.optimizer.learning_rate for group in groups if group.weights)
+
+
+def set_rate(groups: Sequence[Group], lr: float) -> None:
+    """Set the learning rate of all groups without their own, or of none; ValueError, TypeError if refused."""
+    common = [group for group in groups if not group.own_rate]
+    if not any(group.weights for group in common):
+        raise ValueError(
+            "every tensor is in a group with its own learning_rate or lr_scheduler; "
+            f"set that of trainer.updaters[{groups[-1].pattern!r}].optimizer"
+        )
+    before = [(group.optimizer, group.optimizer._base_rate) for group in common]
+    for done, group in enumerate(common):
+        try:
+            group.optimizer.set_learning_rate(lr)
+        except (TypeError, ValueError) as error:
+            for optimizer, old in before[:done]:
+                optimizer.set_learning_rate(old)
+            if not group.pattern:
+                raise
+            where = f"group {group.pattern!r} (trainer.updaters[{group.pattern!r}].optimizer)"
+            raise type(error)(f"{where}: {error}") from error
+
+
 def make_groups(
     params: Mapping[str, Array],
     optimizer: str | Optimizer,
@@ -64,13 +94,13 @@ def make_groups(
     """Return the groups of all tensors: first the one that no pattern took, even if it has no tensors."""
     weights = dict(enumerate(params.values()))
     names = dict(enumerate(params))
+    options = {} if patterns is None else _checked(patterns)
     if isinstance(optimizer, Optimizer):
-        _refuse_options(optimizer, patterns, hyperparameters)
-        _give_names(optimizer, names)
-        return (Group("", Updater(optimizer), weights),)
+        _refuse_options(optimizer, options, hyperparameters)
+        return (Group("", _adopt(optimizer, names), weights),)
     made = []
-    for pattern, members in _members(names, patterns or {}).items():
-        own = patterns[pattern] if patterns and pattern else {}
+    for pattern, members in _members(names, options).items():
+        own = options.get(pattern, {})
         try:
             updater = Updater(_create(optimizer, {i: names[i] for i in members}, hyperparameters, own))
         except (TypeError, ValueError) as error:
@@ -85,6 +115,8 @@ def make_groups(
 def _create(name: str, names: Mapping[int, str], common: Options, own: Options) -> Optimizer:
     """Return the optimizer of some tensors; `own` options come before common ones."""
     options = {**common, **own}
+    if "lr_scheduler" in own and "learning_rate" not in own:
+        options["learning_rate"] = None  # the common one would override the base rate of the group's schedule
     if "param_idx2name" in options:
         raise TypeError("param_idx2name is made of the names in params; leave it out")
     multipliers = {key: options.pop(key) for key in ("lr_mult", "wd_mult") if key in own}
@@ -105,8 +137,12 @@ def _refuse_options(optimizer: Optimizer, patterns: object, hyperparameters: Opt
         )
 
 
-def _give_names(optimizer: Optimizer, names: Mapping[int, str]) -> None:
-    """Name an optimizer's tensors; ValueError if they have other names."""
+def _adopt(optimizer: Optimizer, names: Mapping[int, str]) -> Updater:
+    """Return the updater of an optimizer that exists, its tensors named; ValueError if it is another's."""
+    if id(optimizer) in _adopted:
+        raise ValueError(
+            "the optimizer belongs to another Trainer, its update counts too; make one for each Trainer"
+        )
     for index, name in optimizer.param_idx2name.items():
         if names.get(index) != name:
             raise ValueError(
@@ -114,13 +150,13 @@ def _give_names(optimizer: Optimizer, names: Mapping[int, str]) -> None:
                 "make an optimizer for each Trainer"
             )
     optimizer.param_idx2name = names
+    _adopted[id(optimizer)] = updater = Updater(optimizer)
+    return updater
 
 
 def _members(names: Mapping[int, str], patterns: Mapping[str, Options]) -> dict[str, list[int]]:
     """Return pattern to the indices of its tensors; first ``""``, to those that match none."""
-    members: dict[str, list[int]] = {"": []}
-    for pattern in _checked(patterns):
-        members[pattern] = []
+    members: dict[str, list[int]] = {pattern: [] for pattern in ("", *patterns)}
     for index, name in names.items():
         pattern = next((p for p in patterns if fnmatchcase(name, p)), "")
         members[pattern].append(index)

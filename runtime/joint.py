@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import functools
+import logging
+import math
 import operator
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from stepspec import arguments
 from stepspec.groups import Group
+from stepspec.hyperparameters import Flag, Hyperparameter
 from stepspec.norms import Norm, measure
 from stepspec.optimizer import Optimizer
 from stepspec.overlaps import Operand, check_overlaps
@@ -17,6 +23,8 @@ from stepspec.updater import States
 
 if TYPE_CHECKING:
     from stepspec.arrays import Gradients
+
+_log = logging.getLogger("stepspec")
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,13 +55,39 @@ class GroupCall:
         grads = [Operand(f"the gradient of {o}", _values(g)) for o, g in zip(labels, self.grads, strict=True)]
         return [*weights, *states], grads
 
-    def verify(self) -> None:
-        """Raise what `run` would raise, and change nothing."""
-        self.group.optimizer._verify(self.indices, self.weights, self.grads, self.states)
+    def verify(self, overrides: Overrides) -> None:
+        """Raise what `run` would raise, and change nothing.
+
+        Until the overrides end, the schedule gives `run` the rates that it gave here: it may be a callable
+        that would give others, or none, the second time.
+        """
+        optimizer = self.group.optimizer
+        if optimizer.lr_scheduler is not None:
+            overrides.set(optimizer, "lr_scheduler", functools.cache(optimizer.lr_scheduler))
+        optimizer._verify(self.indices, self.weights, self.grads, self.states)
 
     def run(self) -> None:
         """Update the group's tensors."""
         self.group.optimizer.update_multi_precision(self.indices, self.weights, self.grads, self.states)
+
+
+def group_calls(groups: Sequence[Group], grads: Mapping[int, Any], stack: ExitStack) -> list[GroupCall]:
+    """Return what each group does that has any gradient; `stack` ends the use of states made for it."""
+    calls = []
+    for group in groups:
+        indices = [index for index in group.weights if index in grads]
+        if indices:
+            states = stack.enter_context(group.states_of(indices))
+            weights = [group.weights[index] for index in indices]
+            calls.append(GroupCall(group, indices, weights, [grads[index] for index in indices], states))
+    return calls
+
+
+def rescale(calls: Sequence[GroupCall], overrides: Overrides, change: Callable[[float], float]) -> None:
+    """Change `rescale_grad` of all optimizers of a step."""
+    for call in calls:
+        optimizer = call.group.optimizer
+        overrides.set(optimizer, "rescale_grad", change(optimizer.rescale_grad))
 
 
 def survey(calls: Sequence[GroupCall]) -> tuple[Norm, str | None]:
@@ -81,27 +115,76 @@ def _values(grad: Array | RowSparse) -> Array:
     return grad.values if isinstance(grad, RowSparse) else grad
 
 
-class Rescaling:
-    """Changes `rescale_grad` of optimizers for the time of a step.
+class Overrides:
+    """Changes attributes of optimizers for the time of a step.
 
     Ctrl-C may come while values are put back: who starts the next step calls `restore` first.
     """
 
     def __init__(self) -> None:
-        self._before: list[tuple[Optimizer, float]] = []
+        self._before: list[tuple[Optimizer, str, Any]] = []
 
-    def set(self, optimizer: Optimizer, value: float) -> None:
-        """Change one optimizer's."""
-        if value != optimizer.rescale_grad:
-            self._before.append((optimizer, optimizer.rescale_grad))
-            optimizer.rescale_grad = value
+    def set(self, optimizer: Optimizer, name: str, value: Any) -> None:
+        """Change an attribute of one optimizer."""
+        before = getattr(optimizer, name)
+        if value != before:
+            self._before.append((optimizer, name, before))
+            setattr(optimizer, name, value)
 
     def restore(self) -> None:
         """Put all values back."""
         while self._before:
-            optimizer, value = self._before[-1]
-            optimizer.rescale_grad = value
+            setattr(*self._before[-1])
             self._before.pop()
+
+
+class Limits:
+    """What a step does about large and broken gradients; `Trainer` says what the attributes mean."""
+
+    clip_global_norm = Hyperparameter("(0, inf)", default=math.inf)
+    skip_nonfinite = Flag()
+    skipped = 0
+    global_norm: float | None = None
+
+    def _change(self, name: str, value: float | bool) -> None:
+        """Set an attribute that has been checked."""
+        self.__dict__[name] = value
+
+    def _judge(self, calls: Sequence[GroupCall], overrides: Overrides) -> bool:
+        """Measure the gradients of a step, and clip them; False if the step is to be left out."""
+        norm, broken = survey(calls)
+        if self.clip_global_norm < math.inf:
+            self.global_norm = float(norm)
+            factor = norm.factor_to(self.clip_global_norm)
+            rescale(calls, overrides, lambda rescale_grad: rescale_grad * factor)
+        if broken is None:
+            return True
+        if not self.skip_nonfinite:
+            _log.warning("the gradient of %s holds inf or NaN: no gradient of this step is clipped", broken)
+            return True
+        self.skipped += 1
+        _log.warning("step left out, the gradient of %s holds inf or NaN; %d so far", broken, self.skipped)
+        return False
+
+    def _numbers(self) -> dict[str, float | bool | None]:
+        """Return what a checkpoint keeps; JSON knows no infinity."""
+        clip = self.clip_global_norm if self.clip_global_norm < math.inf else None
+        return {"clip_global_norm": clip, "skip_nonfinite": self.skip_nonfinite, "skipped": self.skipped}
+
+    def _accept(self, saved: Mapping[str, Any]) -> list[Callable[[], object]]:
+        """Return what sets the numbers of a checkpoint, if it holds any; ValueError if they are wrong."""
+        if not saved:
+            return []
+        owner = type(self).__name__
+        try:
+            values = {
+                "clip_global_norm": Limits.clip_global_norm.check(owner, saved["clip_global_norm"]),
+                "skip_nonfinite": Limits.skip_nonfinite.check(owner, saved["skip_nonfinite"]),
+                "skipped": arguments.count(f"{owner}: skipped", saved["skipped"]),
+            }
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"what the checkpoint says of a {owner} cannot be read: {error}") from error
+        return [functools.partial(self.__dict__.update, values)]
 
 
 class Apart:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from functools import partial
 from itertools import zip_longest
 
+from stepspec.formats import is_rounded
 from stepspec.hyperparameters import Hyperparameter
 from stepspec.optimizer import Optimizer
 from stepspec.records import Part, Record, describe_schedule, hyperparameters
@@ -45,12 +46,19 @@ class Match:
         at, saved = dict(hyperparameters(self._optimizer)), self._record["hyperparameters"]
         self.differences += _one_sided("hyperparameter", saved, at)
         values = {at[name]: value for name, value in saved.items() if name in at}
+        if self._would_stop_steps(saved.get("wd", 0.0)):
+            here = f"{type(self._optimizer).__name__} has no weight decay"
+            self.differences.append(f"wd is {values.pop('wd')} in the checkpoint, and {here}")
         changed, complaints = _with_accepted(self._optimizer, values)
         self.differences += complaints
         # setters of numbers and of what concerns single tensors would do this
         changed._new_version(tensors=True)
         changed._begin = self._record["begin_num_update"]
         return changed
+
+    def _would_stop_steps(self, wd: float) -> bool:
+        """Tell whether another rule's weight decay would make this one refuse every step."""
+        return wd != 0 and not self._optimizer.uses_wd and self._record["rule"] != self._optimizer.rule
 
     def _new_settings(self) -> dict[str, object]:
         names = [attribute for _, attribute in hyperparameters(self._optimizer)]
@@ -76,7 +84,7 @@ class Match:
     def _match_tensors(self) -> None:
         part, saved = self._part, self._record["tensors"]
         places = part.labels(part.tensors)
-        if not part.weights:
+        if part.open:
             named = part.labels({*part.tensors, *part.names})
             places |= {label: index for label in saved if (index := _index(label, named)) is not None}
         self.differences += _one_sided("tensor", saved, places)
@@ -90,6 +98,7 @@ class Match:
         problems = list(self._weight_differences(index, saved))
         if saved["states"] is not None:
             problems += self._state_differences(index, found)
+        problems = problems or list(self._master_differences(index, found))
         if problems:
             self.differences += [f"tensor {label!r}: {problem}" for problem in problems]
             return
@@ -114,6 +123,12 @@ class Match:
             yield f"its shape is {tuple(saved['shape'])} in the checkpoint, {weight.shape} here"
         if weight.dtype.name != saved["dtype"]:
             yield f"its dtype is {saved['dtype']} in the checkpoint, {weight.dtype} here"
+
+    def _master_differences(self, index: int, found: Mapping[str, Array]) -> Iterator[str]:
+        """Compare a weight with the master that the next update would write over it."""
+        weight, master = self._part.weights.get(index), found.get("master")
+        if weight is not None and master is not None and not is_rounded(weight, master):
+            yield "its weight is not its master in the checkpoint, rounded: first bring that moment's weights"
 
     def _state_differences(self, index: int, found: Mapping[str, Array]) -> Iterator[str]:
         """Compare states of the file with those that are here, or that would be created."""

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
 
-from stepspec.arguments import count
+from stepspec.arguments import check_mapping, count
 from stepspec.checks import ARRAY_TYPES
+from stepspec.formats import is_rounded
 from stepspec.optimizer import Optimizer
 from stepspec.states import Array, State
 
@@ -35,8 +36,8 @@ def import_states(
         Index to what MXNet keeps: None, an array, or a tuple of arrays and None in MXNet's order; for weights
         with masters ``(master, state)``. Read, and neither kept nor changed.
     counts
-        Index to number of updates: MXNet's `optimizer._index_update_count`. Becomes the optimizer's counts;
-        without it they stay as they are.
+        Index to number of updates of these tensors: MXNet's `optimizer._index_update_count`. Becomes the
+        optimizer's counts; of tensors that are not in it they stay as they are.
 
     Returns
     -------
@@ -46,21 +47,41 @@ def import_states(
     Raises
     ------
     TypeError
-        If a state is no NumPy array, or its numbers do not fit into the dtype it has here.
+        If an argument is of another type, a state no NumPy array, or its numbers do not fit into the dtype it
+        has here.
     ValueError
-        If states are missing, too many, or of other shapes, or a weight is not its rounded master.
+        If states are missing, too many, or of other shapes, a weight is not its rounded master, or a count is
+        of none of these tensors.
 
     """
+    if not isinstance(optimizer, Optimizer):
+        raise TypeError(f"states are of an optimizer, such as stepspec.SGD(), not of {optimizer!r}")
+    weights, states = _by_index("weights", weights), _by_index("states", states)
     for index in weights.keys() ^ states.keys():
         what = "a weight, but no state" if index in weights else "a state, but no weight"
         raise ValueError(f"{optimizer._label(index)} has {what}; give both of the same tensors")
-    numbers = {index: count(f"counts[{index}]", number) for index, number in (counts or {}).items()}
+    numbers = _checked({} if counts is None else counts, optimizer, weights)
     # a refused import leaves no traces
     trial = copy.copy(optimizer)
     found = {index: _import(trial, index, weight, states[index]) for index, weight in weights.items()}
     optimizer._created, optimizer._warned = trial._created, trial._warned
     optimizer._counts.update(numbers)
     return found
+
+
+def _by_index(label: str, value: Mapping[int, Any]) -> dict[int, Any]:
+    """Return a mapping with plain ints as keys, or raise TypeError or ValueError."""
+    check_mapping(label, value)
+    return {count(f"{label}: an index", index): given for index, given in value.items()}
+
+
+def _checked(counts: Mapping[int, int], optimizer: Optimizer, weights: Collection[int]) -> dict[int, int]:
+    """Return counts of tensors that have weights, or raise TypeError or ValueError."""
+    numbers = _by_index("counts", counts)
+    for index in numbers:
+        if index not in weights:
+            raise ValueError(f"counts: {optimizer._label(index)} has no weight here; leave its count out")
+    return {index: count(f"counts[{index}]", number) for index, number in numbers.items()}
 
 
 def _import(optimizer: Optimizer, index: int, weight: Array, state: Any) -> dict[str, Array]:
@@ -86,7 +107,7 @@ def _take_master(label: str, weight: Array, own: Array, state: Any) -> Any:
     if not isinstance(state, tuple | list) or len(state) != 2:
         raise ValueError(f"the state of {label} must be (master, state), since its weight is {weight.dtype}")
     _take(f"the master of {label}", own, state[0], State("element", "weight"))
-    if not np.array_equal(own.astype(weight.dtype), weight, equal_nan=True):
+    if not is_rounded(weight, own):
         raise ValueError(f"the weight of {label} is not its master, rounded: give both of the same moment")
     return state[1]
 

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
 
 from stepspec.checks import check_weight
 from stepspec.overlaps import Operand, check_overlaps
@@ -27,8 +30,15 @@ def check_params(params: object) -> dict[str, Array]:
     return dict(params)
 
 
-def missing_names(params: Mapping[str, Array], grads: object, ignore: bool) -> set[str]:
-    """Return the names without a gradient; ValueError for unknown ones and, unless ignored, for these."""
+def truth(label: str, value: object) -> bool:
+    """Return True or False; TypeError for anything else."""
+    if not isinstance(value, (bool, np.bool_)):
+        raise TypeError(f"{label} must be True or False, not {value!r}")
+    return bool(value)
+
+
+def given(params: Mapping[str, Array], grads: object, ignore_missing: bool) -> dict[int, Any]:
+    """Return index to gradient; ValueError for unknown names and, unless ignored, for missing ones."""
     if not isinstance(grads, Mapping):
         raise TypeError(f"grads must be a dict of names to gradients, not {type(grads).__name__}")
     for name in grads:
@@ -37,12 +47,12 @@ def missing_names(params: Mapping[str, Array], grads: object, ignore: bool) -> s
             hint = f"; did you mean {near[0]!r}?" if near else ""
             raise ValueError(f"there is a gradient for {name!r}, but no tensor of that name{hint}")
     missing = [name for name in params if grads.get(name) is None]
-    if missing and not ignore:
+    if not truth("ignore_missing", ignore_missing) and missing:
         raise ValueError(
             f"{len(missing)} of {len(params)} tensors have no gradient: {some(missing)}; "
             "pass ignore_missing=True to leave them as they are"
         )
-    return set(missing)
+    return {index: grads[name] for index, name in enumerate(params) if grads.get(name) is not None}
 
 
 def some(names: Sequence[str]) -> str:

@@ -64,13 +64,15 @@ class Norms:
 
     def combined(self, factors: Sequence[float]) -> Norm:
         """Return the norm of all tensors, each times its factor, in the canonical order of the tensors."""
-        if self.first_not_finite() is not None:
-            return Norm(float(self.values.sum()), 0)
-        values, exponents = np.frexp(self.values)
-        scales, more = np.frexp(factors)
-        values, exponents = values * scales, exponents + more + self.exponents
-        highest = int(exponents[values != 0].max()) if values.any() else 0
-        return Norm(float(reference.norm(np.ldexp(values, exponents - highest))), highest)
+        # tensors that the largest one dwarfs underflow, whatever np.seterr says of that
+        with np.errstate(all="ignore"):
+            if self.first_not_finite() is not None:
+                return Norm(float(self.values.sum()), 0)
+            values, exponents = np.frexp(self.values)
+            scales, more = np.frexp(factors)
+            values, exponents = values * scales, exponents + more + self.exponents
+            highest = int(exponents[values != 0].max()) if values.any() else 0
+            return Norm(float(reference.norm(np.ldexp(values, exponents - highest))), highest)
 
 
 def measure(grads: Sequence[Array], fused: bool) -> Norms:

@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from stepspec import lr_scheduler
 from stepspec.checks import ARRAY_TYPES
 from stepspec.formats import SUPPORTED, is_supported
 from stepspec.hyperparameters import Choice, Flag, Hyperparameter
+from stepspec.lr_scheduler import LRScheduler
 from stepspec.optimizer import Optimizer
 from stepspec.states import Array
 
@@ -20,6 +20,8 @@ Record = dict[str, Any]
 
 # how a step is run does not change what comes out
 _LEFT_OUT = frozenset({"use_fused_step"})
+# bytes of a name: with two names escaped to three times of that, entries of a zip are below 64 KiB
+LONGEST_NAME = 10_000
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,11 +35,13 @@ class Part:
     names
         Index to name. A checkpoint knows a tensor by its name, or without one by its index.
     weights
-        Index to weight, of which only shape and dtype are saved. If it is not empty, these are all tensors
-        there are. Empty, any tensor of a checkpoint is one that has a name in `names` or no name at all.
+        Index to weight, of which only shape and dtype are saved.
     states
         Index to what `create_state` gave. Loading writes into the arrays that are here, adds the states of
         tensors that have none, and removes those of tensors that had none when the checkpoint was made.
+    open
+        Whether there may be tensors that have not been seen yet, as in an updater: any that has a name in
+        `names`, or no name at all. Else those with weights, states or counts are all there are.
 
     """
 
@@ -45,6 +49,7 @@ class Part:
     names: Mapping[int, str]
     weights: Mapping[int, Array]
     states: dict[int, dict[str, Array]]
+    open: bool = False
 
     @property
     def tensors(self) -> list[int]:
@@ -83,6 +88,18 @@ def describe(part: Part) -> Record:
     }
 
 
+def check_name(what: str, name: str) -> None:
+    """Raise ValueError if a name does not fit into a file."""
+    try:
+        size = len(name.encode())
+    except UnicodeEncodeError as error:
+        raise ValueError(f"{what} {name!r} has no name in UTF-8: {error.reason}; rename it") from None
+    if size > LONGEST_NAME:
+        raise ValueError(
+            f"{what} {name[:40] + '...'!r} has a name of {size} bytes: shorten it to {LONGEST_NAME} at most"
+        )
+
+
 def hyperparameters(optimizer: Optimizer) -> list[tuple[str, str]]:
     """Return the names of what a checkpoint holds, and the attributes where an optimizer keeps it."""
     found = {"seed": "_seed"}
@@ -96,14 +113,36 @@ def hyperparameters(optimizer: Optimizer) -> list[tuple[str, str]]:
 
 
 def describe_schedule(schedule: Any) -> Any:
-    """Return class and arguments of a schedule of stepspec, the name of any other callable."""
-    if type(schedule).__module__ == lr_scheduler.__name__:
-        arguments = {name: list(v) if isinstance(v, tuple) else v for name, v in vars(schedule).items()}
-        return {"class": type(schedule).__name__, "arguments": arguments}
+    """Return class and attributes of an `LRScheduler`, the name of any other callable, None for None.
+
+    TypeError if an attribute is nothing that JSON can hold.
+    """
+    kind = type(schedule)
+    if isinstance(schedule, LRScheduler):
+        held = {name: _plain(f"{kind.__name__}.{name}", value) for name, value in vars(schedule).items()}
+        return {"class": kind.__name__, "arguments": held}
     if schedule is None:
         return None
     # without the module, which is __main__ in one program and not in another
-    return {"callable": getattr(schedule, "__qualname__", type(schedule).__qualname__)}
+    return {"callable": getattr(schedule, "__qualname__", kind.__qualname__)}
+
+
+def _plain(what: str, value: Any) -> Any:
+    """Return an attribute of a schedule as JSON gives it back; TypeError if it cannot."""
+    if isinstance(value, np.number | np.bool_):
+        value = value.item()
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, list | tuple):
+        return [_plain(what, item) for item in value]
+    if callable(value):
+        return describe_schedule(value)
+    raise TypeError(
+        f"a checkpoint cannot hold {what} of the lr_scheduler, {value!r} ({type(value).__name__}); "
+        "keep numbers, strings, lists of these, or other schedules in it"
+    )
 
 
 def _value(optimizer: Optimizer, attribute: str) -> float | bool | str | None:
@@ -118,10 +157,13 @@ def _multipliers(part: Part, factors: Mapping[int | str, float]) -> Record:
     """Return factors given for an index, under the tensor's name, and those given for a name."""
     by_index = part.labels(key for key in factors if isinstance(key, int))
     by_name = {key: factor for key, factor in factors.items() if isinstance(key, str)}
+    for name in (*by_index, *by_name):
+        check_name("tensor", name)
     return {"by_index": {label: factors[index] for label, index in by_index.items()}, "by_name": by_name}
 
 
 def _tensor(part: Part, label: str, index: int) -> Record:
+    check_name("tensor", label)
     weight = part.weights.get(index)
     state = part.states.get(index)
     for name, array in (state or {}).items():

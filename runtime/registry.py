@@ -32,7 +32,7 @@ def register(cls: Class) -> Class:
     return cls
 
 
-def create(name: str, **kwargs: Any) -> Optimizer:
+def create(name: str, /, **kwargs: Any) -> Optimizer:
     """Return a new optimizer by its name, case-insensitive.
 
     Parameters
@@ -56,8 +56,8 @@ def create(name: str, **kwargs: Any) -> Optimizer:
     if name.lower() not in classes:
         near = difflib.get_close_matches(name.lower(), classes, 1)
         known = ", ".join(sorted(cls.__name__ for cls in classes.values()))
-        hint = f"did you mean {classes[near[0]].__name__!r}? " if near else ""
-        raise ValueError(f"there is no optimizer {name!r}; {hint}Known are {known}")
+        hint = f"did you mean {classes[near[0]].__name__!r}? Known" if near else "known"
+        raise ValueError(f"there is no optimizer {name!r}; {hint} are {known}")
     return classes[name.lower()](**kwargs)
 
 

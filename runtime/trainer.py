@@ -2,29 +2,26 @@
 
 from __future__ import annotations
 
-import logging
 import math
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from stepspec import checkpoint
+from stepspec import arguments, checkpoint
 from stepspec.exclusive import Exclusive
-from stepspec.groups import Options, make_groups
-from stepspec.hyperparameters import Flag, Hyperparameter, number
-from stepspec.joint import Apart, GroupCall, Rescaling, survey
-from stepspec.names import check_params, missing_names
+from stepspec.groups import Options, make_groups, rate, set_rate
+from stepspec.hyperparameters import number
+from stepspec.joint import Apart, Limits, Overrides, group_calls, rescale
+from stepspec.names import check_params, given, truth
 from stepspec.optimizer import Optimizer
 from stepspec.sparse import RowSparse
 from stepspec.states import Array
 from stepspec.updater import States, Updater
 
-log = logging.getLogger("stepspec")
 
-
-class Trainer:
+class Trainer(Limits):
     """Steps the tensors of a model, called by their names.
 
     Parameters
@@ -61,12 +58,10 @@ class Trainer:
     TypeError
         For an unknown argument or one of a wrong type.
     ValueError
-        For a value out of its range, overlapping weights, and a pattern of `groups` without tensors.
+        For a value out of its range, overlapping weights, a pattern of `groups` without tensors, and an
+        optimizer that another Trainer has.
 
     """
-
-    clip_global_norm = Hyperparameter("(0, inf)", default=math.inf)
-    skip_nonfinite = Flag()
 
     def __init__(
         self,
@@ -81,10 +76,8 @@ class Trainer:
         self._params = check_params(params)
         self.clip_global_norm = clip_global_norm
         self.skip_nonfinite = skip_nonfinite
-        self.skipped = 0
-        self.global_norm: float | None = None
         self._groups = make_groups(self._params, optimizer, groups, hyperparameters)
-        self._exclusive, self._apart, self._rescaling = Exclusive(), Apart(), Rescaling()
+        self._exclusive, self._apart, self._overrides = Exclusive(), Apart(), Overrides()
 
     # ------------------------------------------------------------------ what it is made of
 
@@ -111,8 +104,11 @@ class Trainer:
 
     @property
     def learning_rate(self) -> float:
-        """The rate of the tensors in no group, at the current number of updates, before multipliers."""
-        return self.optimizer._rate_at(max(group.optimizer.num_update for group in self._groups))
+        """The rate of the tensors in no group, at their number of updates, before multipliers.
+
+        If there are none, it is that of the first group.
+        """
+        return rate(self._groups)
 
     def set_learning_rate(self, lr: float) -> None:
         """Set the rate of all tensors but those of groups with their own `learning_rate` or `lr_scheduler`.
@@ -120,12 +116,10 @@ class Trainer:
         Raises
         ------
         TypeError, ValueError
-            If `lr` is no rate, or a scheduler decides it.
+            If `lr` is no rate, a scheduler decides it, or all groups have their own; no rate changes then.
 
         """
-        for group in self._groups:
-            if not group.own_rate:
-                group.optimizer.set_learning_rate(lr)
+        set_rate(self._groups, lr)
 
     # ------------------------------------------------------------------ steps
 
@@ -163,81 +157,54 @@ class Trainer:
         size = number("batch_size", batch_size)
         if not 0 < size < math.inf:
             raise ValueError(f"batch_size must be finite and > 0, not {batch_size!r}")
-        missing = missing_names(self._params, grads, ignore_missing)
+        gradients = given(self._params, grads, ignore_missing)
         with self._turn(), ExitStack() as stack:
-            calls = self._calls(grads, missing, stack)
-            self._rescale(calls, lambda rescale_grad: rescale_grad / size)
+            calls = group_calls(self._groups, gradients, stack)
+            rescale(calls, self._overrides, lambda rescale_grad: rescale_grad / size)
             careful = self.skip_nonfinite or self.clip_global_norm < math.inf
             if careful or len(calls) > 1:
                 for call in calls:
-                    call.verify()
+                    call.verify(self._overrides)
                 self._apart.check(calls)
-            if careful and not self._judge(calls):
+            if careful and not self._judge(calls, self._overrides):
                 return False
             for call in calls:
                 call.run()
         return True
 
-    def _change(self, name: str, value: float | bool) -> None:
-        """Set an attribute that has been checked."""
-        self.__dict__[name] = value
+    if not TYPE_CHECKING:  # type checkers find mistyped names themselves, unless they see this
+
+        def __setattr__(self, name: str, value: object) -> None:
+            """Set what there is; a subclass may have attributes of its own."""
+            if type(self) is Trainer and name[0] != "_" and not hasattr(Trainer, name):
+                raise AttributeError(arguments.no_attribute(Trainer, name))
+            super().__setattr__(name, value)
 
     @contextmanager
     def _turn(self) -> Iterator[None]:
-        """Keep other threads out, and the optimizers' own `rescale_grad` as it is in the end."""
+        """Keep other threads out, and the optimizers' own attributes as they are in the end."""
         turn = self._exclusive.take("Trainer")
         try:
-            self._rescaling.restore()
+            self._overrides.restore()
             yield
         finally:
-            self._rescaling.restore()
+            self._overrides.restore()
             self._exclusive.give_back(turn)
-
-    def _calls(self, grads: Mapping[str, Any], missing: set[str], stack: ExitStack) -> list[GroupCall]:
-        """Return what each group does that has any gradient."""
-        names, calls = tuple(self._params), []
-        for group in self._groups:
-            indices = [index for index in group.weights if names[index] not in missing]
-            if indices:
-                states = stack.enter_context(group.states_of(indices))
-                weights = [group.weights[index] for index in indices]
-                own = [grads[names[index]] for index in indices]
-                calls.append(GroupCall(group, indices, weights, own, states))
-        return calls
-
-    def _rescale(self, calls: Sequence[GroupCall], change: Callable[[float], float]) -> None:
-        for call in calls:
-            optimizer = call.group.optimizer
-            self._rescaling.set(optimizer, change(optimizer.rescale_grad))
-
-    def _judge(self, calls: Sequence[GroupCall]) -> bool:
-        """Measure the gradients of a step, and clip them; False if the step is to be left out."""
-        norm, broken = survey(calls)
-        if self.clip_global_norm < math.inf:
-            self.global_norm = float(norm)
-            factor = norm.factor_to(self.clip_global_norm)
-            self._rescale(calls, lambda rescale_grad: rescale_grad * factor)
-        if broken is None:
-            return True
-        if not self.skip_nonfinite:
-            log.warning("the gradient of %s holds inf or NaN: no gradient of this step is clipped", broken)
-            return True
-        self.skipped += 1
-        log.warning("step left out, the gradient of %s holds inf or NaN; %d so far", broken, self.skipped)
-        return False
 
     # ------------------------------------------------------------------ checkpoints
 
     def save_states(self, path: str | os.PathLike[str]) -> None:
         """Write states, counts, hyperparameters and schedules of the optimizers to a file; not the weights.
 
-        See `stepspec.checkpoint.save`.
+        `clip_global_norm`, `skip_nonfinite` and `skipped` are in it too. See `stepspec.checkpoint.save`.
         """
         with self._turn():
-            checkpoint.save(path, self._parts())
+            checkpoint.save(path, self._parts(), self._numbers())
 
     def load_states(self, path: str | os.PathLike[str], strict: bool = True) -> list[str]:
         """Go on from a file of `save_states`, written by a Trainer with the same names and groups.
+
+        What the file holds replaces what this Trainer was given, hyperparameters and clipping included.
 
         Returns
         -------
@@ -251,7 +218,8 @@ class Trainer:
 
         """
         with self._turn():
-            return checkpoint.load(path, self._parts(), strict=strict)
+            strict = truth("strict", strict)
+            return checkpoint.load(path, self._parts(), strict=strict, accept=self._accept)
 
     def _parts(self) -> dict[str, checkpoint.Part]:
         return {group.pattern: group.part() for group in self._groups}

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from stepspec import checkpoint
-from stepspec.checks import check_index, check_lists
+from stepspec.checks import check_index
 from stepspec.optimizer import Optimizer
 from stepspec.sparse import RowSparse
 from stepspec.states import Array
@@ -66,16 +66,19 @@ class Updater:
             As `Optimizer.update`; a refused call changes neither arrays nor counts nor `states`.
 
         """
-        lists: tuple[Any, Any, Any] = (index, grad, weight)
-        if not isinstance(index, (list, tuple, range)):
-            lists = [index], [grad], [weight]
-        indices, grads, weights = lists
-        check_lists(indices, weights, grads, indices)
+        indices, grads, weights = _lists(index, grad, weight)
         with self._states_of(indices, weights) as states:
             self.optimizer.update_multi_precision(indices, weights, grads, states)
 
-    def get_states(self) -> bytes:
-        """Return a checkpoint of states, update counts, hyperparameters and schedule."""
+    def get_states(self, dump_optimizer: bool = True) -> bytes:
+        """Return a checkpoint of states, update counts, hyperparameters and schedule.
+
+        Parameters
+        ----------
+        dump_optimizer : bool
+            Without effect, for programs written for MXNet: what the optimizer holds is always in it.
+
+        """
         return checkpoint.dumps({"": self._part()})
 
     def set_states(self, states: bytes) -> None:
@@ -89,23 +92,46 @@ class Updater:
             If it is damaged, or of another optimizer, rule, or of other tensors; nothing is changed then.
 
         """
-        checkpoint.loads(states, {"": self._part()})
+        if not isinstance(states, (bytes, bytearray, memoryview)):
+            kind = type(states).__name__
+            raise TypeError(f"set_states takes the bytes that get_states returned, not {kind}")
+        checkpoint.loads(bytes(states), {"": self._part()})
 
     def _part(self) -> checkpoint.Part:
-        return checkpoint.Part(self.optimizer, self.optimizer.param_idx2name, {}, self.states)
+        return checkpoint.Part(self.optimizer, self.optimizer.param_idx2name, {}, self.states, open=True)
 
     @contextmanager
     def _states_of(self, indices: Sequence[int], weights: Sequence[Array]) -> Iterator[list[States]]:
         """Give the states of some tensors; those made for an update that did not happen are forgotten."""
+        optimizer = self.optimizer
         counts: dict[int, int] = {}
+        traces: dict[str, object] = {}
         try:
             if not all(type(index) is int and index in self.states for index in indices):
+                # what making states leaves behind must not outlive them
+                traces = {"_created": dict(optimizer._created), "_warned": optimizer._warned}
                 for index, weight in zip(map(check_index, indices), weights, strict=True):
                     if index not in self.states:
-                        self.states[index] = self.optimizer.create_state_multi_precision(index, weight)
-                        counts[index] = self.optimizer.update_count(index)
+                        counts[index] = optimizer.update_count(index)
+                        self.states[index] = optimizer.create_state_multi_precision(index, weight)
             yield [self.states[index] for index in indices]
         finally:
-            for index, count in counts.items():
-                if self.optimizer.update_count(index) == count:
-                    del self.states[index]
+            unused = [index for index, count in counts.items() if optimizer.update_count(index) == count]
+            for index in unused:
+                self.states.pop(index, None)
+            if unused and len(unused) == len(counts):
+                vars(optimizer).update(traces)
+
+
+def _lists(index: Any, grad: Any, weight: Any) -> tuple[Sequence[int], Sequence[Any], Sequence[Any]]:
+    """Return indices, gradients and weights of a call as lists of one length, or raise."""
+    if not isinstance(index, (list, tuple, range)):
+        return [index], [grad], [weight]
+    for name, value in (("grad", grad), ("weight", weight)):
+        if not isinstance(value, (list, tuple)):
+            kind = type(value).__name__
+            raise TypeError(f"{name} must be a list, as index is one, not {kind}: updater(0, grad, weight)")
+    if not len(index) == len(grad) == len(weight):
+        lengths = f"{len(index)} indices, {len(grad)} gradients, {len(weight)} weights"
+        raise ValueError(f"index, grad and weight must be of one length: there are {lengths}")
+    return index, grad, weight

@@ -1,15 +1,18 @@
 """Files of arrays: read back to the bit, readable by others, refused when damaged, replaced in one go."""
 
+import itertools
 import json
 import os
 import resource
+import stat
 import struct
 import subprocess
 import sys
 import time
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import numpy as np
@@ -251,6 +254,103 @@ def test_an_interruption_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest
     assert [entry.read_bytes() for entry in tmp_path.iterdir()] == [old]
 
 
+# Python closes what was being opened, and tells of it
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore::ResourceWarning")
+@SUFFIXES
+def test_an_interruption_anywhere(suffix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C before any line of what saves: it arrives, and leaves one file, the old or the new one."""
+    monkeypatch.setattr(os, "fsync", lambda handle: None)
+    path, old = tmp_path / f"a{suffix}", written(suffix, tmp_path)
+    array = {"a/mom": np.zeros(1)}
+    archive.save(path, array, None)
+    new, seen = path.read_bytes(), set()
+    for patience in itertools.count(1):
+        path.write_bytes(old)
+        interrupted = interrupt_after(patience, lambda: archive.save(path, array, None))
+        assert [entry.name for entry in tmp_path.iterdir()] == [path.name], patience
+        assert path.read_bytes() in (old, new)
+        seen.add(path.read_bytes())
+        if not interrupted:
+            break
+    assert seen == {old, new}
+    assert patience > 100
+
+
+def interrupt_after(lines: int, action: Callable[[], None]) -> bool:
+    """Run a function; raise KeyboardInterrupt before one of its lines, and tell whether there was one."""
+    left = lines
+
+    def count(frame: FrameType, event: str, _: Any) -> Any:
+        nonlocal left
+        left -= event == "line" and frame.f_code is not action.__code__
+        if left == 0:
+            left = -1
+            raise KeyboardInterrupt
+        return count
+
+    before = sys.gettrace()
+    sys.settrace(count)
+    try:
+        action()
+    except KeyboardInterrupt:
+        return True
+    finally:
+        sys.settrace(before)
+    return False
+
+
+def test_an_interruption_while_an_entry_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The zip's end would refuse to be written after an entry without one, and hide what happened."""
+
+    def interrupted(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(zipfile._ZipWriteFile, "close", interrupted)  # type: ignore[attr-defined]
+    with pytest.raises(KeyboardInterrupt):
+        archive.dumps(small(), CONTENT)
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "a/", "a/.", "new/", "b/.."])
+def test_names_of_folders(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a").mkdir()
+    for given in (name, name.encode()):
+        with pytest.raises(IsADirectoryError):
+            archive.save(given, small(), CONTENT)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["a"]
+
+
+def test_what_is_no_regular_file_is_not_replaced(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to("pipe")
+    (tmp_path / "loop").symlink_to("loop")
+    entries = sorted(tmp_path.iterdir())
+    for path in entries:
+        with pytest.raises(OSError, match=f"{path.name}'"):
+            archive.save(path, small(), CONTENT)
+    assert sorted(tmp_path.iterdir()) == entries
+    assert stat.S_ISFIFO((tmp_path / "pipe").stat().st_mode)
+    with pytest.raises(OSError, match=r"no regular file, so it cannot be replaced: '.*/pipe'"):
+        archive.save(tmp_path / "pipe", small(), CONTENT)
+
+
+@pytest.mark.parametrize("size", [233, 234, 255])
+def test_long_file_names(size: int, tmp_path: Path) -> None:
+    for name in ("a" * size, "a" * (size % 2) + "ß" * (size // 2)):
+        archive.save(tmp_path / name, small(), CONTENT)
+        assert_same(archive.load(tmp_path / name)[0], small())
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+@SUFFIXES
+def test_paths_of_bytes(suffix: str, tmp_path: Path) -> None:
+    path = os.fsencode(tmp_path) + b"/caf\xe9" + suffix.encode()
+    archive.save(path, small(), CONTENT)
+    assert_same(archive.load(path)[0], small())
+    with open(path, "rb") as file:
+        assert (file.read(2) == b"PK") == (suffix == ".npz")
+
+
 def test_no_folder_and_a_folder_in_the_way(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="nowhere"):
         archive.save(tmp_path / "nowhere" / "a.npz", {}, None)
@@ -272,13 +372,53 @@ def test_a_link_stays_and_permissions_are_those_of_a_new_file(tmp_path: Path) ->
 
 def test_what_killed_processes_left_is_removed(tmp_path: Path) -> None:
     long_ago = time.time() - atomic.ABANDONED - 1
-    for name in (".a.npz.1.tmp", ".a.npz.2.tmp", ".b.npz.1.tmp", "a.npz.1.tmp", ".a.npz.txt"):
+    old, new = "0123456789abcdef", "00000000000000aa"
+    kept = {f".a.npz.{new}.tmp", f".b.npz.{old}.tmp", f"a.npz.{old}.tmp", f".a.npz.{old}.txt"}
+    kept |= {".a.npz.1.tmp", f".a.npz.{old}0.tmp", ".a.npz.my own notes, of.tmp", f".a.npz.x.{old}.tmp"}
+    for name in {*kept, f".a.npz.{old}.tmp"}:
         (tmp_path / name).touch()
-        if "2" not in name:
+        if new not in name:
             os.utime(tmp_path / name, (long_ago, long_ago))
     archive.save(tmp_path / "a.npz", small(), CONTENT)
-    left = {entry.name for entry in tmp_path.iterdir()}
-    assert left == {"a.npz", ".a.npz.2.tmp", ".b.npz.1.tmp", "a.npz.1.tmp", ".a.npz.txt"}
+    assert {entry.name for entry in tmp_path.iterdir()} == {"a.npz", *kept}
+
+
+def test_what_cannot_be_removed_stops_no_save(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Others' files in a shared folder, folders and links of such a name, a folder that cannot be listed."""
+    monkeypatch.setattr(atomic, "ABANDONED", -1.0)
+    folder, link, other = (tmp_path / f".a.npz.{digit * 16}.tmp" for digit in "012")
+    folder.mkdir()
+    other.touch()
+    link.symlink_to(other)
+    unlink = os.unlink
+
+    def refused(path: Any) -> None:
+        if Path(path) == other:
+            raise PermissionError(1, "Operation not permitted", path)
+        unlink(path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "unlink", refused)
+        archive.save(tmp_path / "a.npz", small(), CONTENT)
+    assert {entry.name for entry in tmp_path.iterdir()} == {"a.npz", folder.name, link.name, other.name}
+
+    def hidden(path: Any) -> Any:
+        raise PermissionError(13, "Permission denied", path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "scandir", hidden)
+        archive.save(tmp_path / "a.npz", {}, CONTENT)
+    assert archive.load(tmp_path / "a.npz") == ({}, CONTENT)
+
+
+def test_a_folder_that_cannot_be_flushed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_: Any) -> None:
+        raise OSError(22, "Invalid argument")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "open", refused)
+        archive.save(tmp_path / "a.npz", small(), CONTENT)
+    assert_same(archive.load(tmp_path / "a.npz")[0], small())
 
 
 def test_a_file_in_the_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

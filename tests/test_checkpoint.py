@@ -8,6 +8,7 @@ import sys
 import threading
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -148,7 +149,7 @@ def test_states_are_made_for_tensors_not_seen_yet() -> None:
     data = checkpoint.dumps(trained().parts())
     for weights in ({}, sgd().weights):
         new = stepspec.SGD(param_idx2name=NAMES)
-        part = Part(new, NAMES, weights, {})
+        part = Part(new, NAMES, weights, {}, open=not weights)
         assert checkpoint.loads(data, {"": part}) == []
         assert {i: {name: bits(x) for name, x in state.items()} for i, state in part.states.items()} == (
             trained().everything()[1]
@@ -176,7 +177,7 @@ def test_tensors_are_known_by_name() -> None:
     model.optimizer.set_wd_mult({0: 0.25, "a_bias": 0.5})
     other = stepspec.SGD(momentum=0.9, param_idx2name=turned)
     states: dict[int, dict[str, Array]] = {}
-    checkpoint.loads(checkpoint.dumps(model.parts()), {"": Part(other, turned, {}, states)})
+    checkpoint.loads(checkpoint.dumps(model.parts()), {"": Part(other, turned, {}, states, open=True)})
     for i, name in turned.items():
         was = next(k for k, v in NAMES.items() if v == name)
         assert bits(states[i]["mom"]) == bits(model.states[was]["mom"])
@@ -192,7 +193,7 @@ def test_tensors_without_names_are_known_by_index() -> None:
     for weights in ({}, model.weights):
         other = stepspec.SGD()
         states: dict[int, dict[str, Array]] = {}
-        checkpoint.loads(data, {"": Part(other, {}, weights, states)})
+        checkpoint.loads(data, {"": Part(other, {}, weights, states, open=not weights)})
         assert list(states) == [0, 1, 2]
         assert other.lr_mult == {2: 0.5, 77: 3.0}
 
@@ -206,7 +207,7 @@ def test_awkward_names(suffix: str, tmp_path: Path) -> None:
     parts = {}
     for key, start in (("", 0), ("a", 100), ("a/b", 200), ("*bias", 300)):
         states = {i: {"mom": np.full(2, start + i, np.float32)} for i in names}
-        parts[key] = Part(optimizer, names, {}, states)
+        parts[key] = Part(optimizer, names, {}, states, open=True)
     checkpoint.save(tmp_path / f"x{suffix}", parts)
     found = {key: replace(part, states={}) for key, part in parts.items()}
     checkpoint.load(tmp_path / f"x{suffix}", found)
@@ -251,6 +252,42 @@ def test_a_file_says_what_it_is(tmp_path: Path) -> None:
     }
     with np.load(tmp_path / "a.npz") as file:
         assert bits(file["a_weight/mom"]) == bits(model.states[0]["mom"])
+
+
+def test_numbers_of_a_trainer(tmp_path: Path) -> None:
+    """They are handed over after all checks, and set together with the rest or not at all."""
+    source, numbers = trained(), {"bound": 0.1, "careful": True, "skipped": 2**60, "none": None}
+    seen: list[Any] = []
+    found: dict[str, Any] = {}
+
+    def accept(saved: Any) -> list[Callable[[], object]]:
+        seen.append((saved, model.everything()))
+        return [partial(found.update, saved)]
+
+    for suffix, given in ((".npz", numbers), (".safetensors", None)):
+        checkpoint.save(tmp_path / f"a{suffix}", source.parts(), given)
+        model = sgd()
+        before = model.everything()
+        checkpoint.load(tmp_path / f"a{suffix}", model.parts(), accept=accept)
+        assert seen.pop() == (given or {}, before)
+        assert found == numbers
+        assert model.everything()[1] == source.everything()[1]
+    with pytest.raises(ValueError, match="does not fit"):
+        checkpoint.load(tmp_path / "a.npz", transposed(sgd()).parts(), accept=accept)
+    assert seen == []
+
+
+def test_numbers_that_a_trainer_refuses(tmp_path: Path) -> None:
+    def refuse(saved: Any) -> list[Callable[[], object]]:
+        raise ValueError(f"no trainer takes {saved}")
+
+    checkpoint.save(tmp_path / "a.npz", trained().parts(), {"skipped": 3})
+    model = sgd()
+    before = model.everything()
+    for strict in (True, False):
+        with pytest.raises(ValueError, match=r"no trainer takes \{'skipped': 3\}"):
+            checkpoint.load(tmp_path / "a.npz", model.parts(), strict=strict, accept=refuse)
+        assert model.everything() == before
 
 
 # ---------------------------------------------------------------------- what does not fit
@@ -374,6 +411,93 @@ def test_schedules_are_compared(one: Any, two: Any) -> None:
     assert len(refusal(data, sgd(lr_scheduler=two, learning_rate=None).parts())) == 1
 
 
+class Halving(FactorScheduler):
+    """A user's own schedule, with attributes of its own."""
+
+    def __init__(self, step: int, more: Any = None) -> None:
+        super().__init__(step, 0.5)
+        self.more = more
+
+
+def scheduled(schedule: Any) -> Model:
+    return sgd(lr_scheduler=schedule, learning_rate=None)
+
+
+def test_schedules_of_users_are_compared() -> None:
+    data = checkpoint.dumps(scheduled(Halving(3)).parts())
+    checkpoint.loads(data, scheduled(Halving(3)).parts())
+    for other in (Halving(4), Halving(3, "more"), FactorScheduler(3, 0.5)):
+        (difference,) = refusal(data, scheduled(other).parts())
+        assert "lr_scheduler is Halving(base_lr=0.01, " in difference
+
+
+@pytest.mark.parametrize(
+    ("more", "same"),
+    [
+        (np.float32(0.5), 0.5),
+        (np.int64(7), 7),
+        (np.bool_(True), True),
+        ((1, (np.float64(2.0), None)), [1, [2.0, None]]),
+        (math.inf, math.inf),
+        (Halving(2), Halving(2)),
+        (a_schedule, a_schedule),
+    ],
+)
+def test_attributes_of_schedules(more: Any, same: Any) -> None:
+    data = checkpoint.dumps(scheduled(Halving(3, more)).parts())
+    checkpoint.loads(data, scheduled(Halving(3, same)).parts())
+    assert len(refusal(data, scheduled(Halving(3, "other")).parts())) == 1
+
+
+@pytest.mark.parametrize("more", [{1: 2}, np.zeros(2), {3}, [object()]])
+def test_a_schedule_that_cannot_be_saved(more: Any, tmp_path: Path) -> None:
+    with pytest.raises(TypeError, match=r"cannot hold Halving\.more of the lr_scheduler, .*; keep numbers"):
+        checkpoint.save(tmp_path / "a.npz", scheduled(Halving(3, more)).parts())
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_only_an_open_part_takes_tensors_that_are_not_here() -> None:
+    """A trainer's tensors can all be in other groups; an updater's just have not come yet."""
+    data = checkpoint.dumps({"": Part(stepspec.SGD(), {}, {}, {0: {}})})
+    part = Part(stepspec.SGD(), {}, {}, {})
+    assert refusal(data, {"": part}) == ["tensor '0' is only in the checkpoint"]
+    assert part.states == {}
+    assert checkpoint.loads(data, {"": replace(part, open=True)}) == []
+    assert part.states == {0: {}}
+
+
+def test_masters_of_other_weights() -> None:
+    """The next update would write the master over the weight, whatever that is."""
+
+    def make() -> Model:
+        model = Model(stepspec.SGD(momentum=0.9, multi_precision=True, param_idx2name=NAMES), np.float16)
+        model.train(2)
+        return model
+
+    source, model = make(), make()
+    data = checkpoint.dumps(source.parts())
+    model.weights[1][3] = np.nextafter(model.weights[1][3], np.float16(9))
+    before = model.everything()
+    text = "tensor 'a_bias': its weight is not its master in the checkpoint, rounded: first bring"
+    for parts in (model.parts(), model.parts(states={})):
+        (difference,) = refusal(data, parts)
+        assert difference.startswith(text)
+    assert model.everything() == before
+    assert len(checkpoint.loads(data, model.parts(), strict=False)) == 1
+    checkpoint.loads(data, model.parts(weights={}))  # of weights that are not here nothing is said
+
+
+def test_a_master_beyond_the_range_of_its_weight() -> None:
+    def make() -> Model:
+        model = Model(stepspec.SGD(multi_precision=True), np.float16)
+        model.weights[1][0], model.states[1]["master"][0] = np.inf, 1e9
+        model.weights[1][1], model.states[1]["master"][1] = np.nan, np.nan
+        return model
+
+    with np.errstate(all="raise"):
+        assert checkpoint.loads(checkpoint.dumps(make().parts()), make().parts()) == []
+
+
 def test_multipliers_of_tensors_that_are_not_here() -> None:
     model = trained()
     model.optimizer.set_lr_mult({1: 0.5})
@@ -434,7 +558,7 @@ def test_states_to_make_must_fit_the_weights() -> None:
 
 def test_a_name_that_was_an_index() -> None:
     data = checkpoint.dumps(Model(stepspec.SGD(momentum=0.9)).parts())
-    part = Part(stepspec.SGD(), {2: "table"}, {}, {})
+    part = Part(stepspec.SGD(), {2: "table"}, {}, {}, open=True)
     assert refusal(data, {"": part}) == ["tensor '2' is only in the checkpoint"]
 
 
@@ -502,6 +626,25 @@ def test_hyperparameters_are_accepted_one_by_one() -> None:
     model.train(1)
 
 
+def test_weight_decay_of_another_rule_is_left() -> None:
+    data = checkpoint.dumps(Model(stepspec.SGD(wd=0.1, rescale_grad=0.5, param_idx2name=NAMES)).parts())
+    model = Model(stepspec.GroupAdaGrad(param_idx2name=NAMES))
+    left = checkpoint.loads(data, model.parts(), strict=False)
+    assert "wd is 0.1 in the checkpoint, and GroupAdaGrad has no weight decay" in left
+    assert (model.optimizer.wd, model.optimizer.rescale_grad) == (0.0, 0.5)
+    model.train(1)
+
+
+def test_weight_decay_that_multipliers_switch_off() -> None:
+    """The rule has none, but its optimizer steps: so does the one that goes on."""
+    source, model = (Model(stepspec.GroupAdaGrad(wd=wd, param_idx2name=NAMES)) for wd in (0.1, 0.0))
+    source.optimizer.set_wd_mult(dict.fromkeys(NAMES, 0.0))
+    source.train(1)
+    assert checkpoint.loads(checkpoint.dumps(source.parts()), model.parts()) == []
+    model.train(1)
+    assert model.optimizer.wd == 0.1
+
+
 def test_nothing_is_logged_where_all_fits(caplog: pytest.LogCaptureFixture) -> None:
     assert checkpoint.loads(checkpoint.dumps(trained().parts()), sgd().parts(), strict=False) == []
     assert caplog.records == []
@@ -525,6 +668,37 @@ def test_names_must_differ(tmp_path: Path) -> None:
         with pytest.raises(ValueError, match="are both called"):
             checkpoint.loads(checkpoint.dumps(trained().parts()), model.parts())
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("a\ud800", r"tensor 'a\\ud800' has no name in UTF-8: surrogates not allowed; rename it"),
+        ("ß" * 5001, r"tensor 'ß{40}\.\.\.' has a name of 10002 bytes: shorten it to 10000 at most"),
+    ],
+)
+@pytest.mark.parametrize("suffix", [".npz", ".safetensors"])
+def test_names_that_no_file_can_hold(suffix: str, name: str, message: str, tmp_path: Path) -> None:
+    named = sgd(param_idx2name=NAMES | {1: name})
+    multiplied = sgd()
+    multiplied.optimizer.set_lr_mult({name: 0.5})
+    for parts in (named.parts(), named.parts(states={}), multiplied.parts()):
+        with pytest.raises(ValueError, match=message):
+            checkpoint.save(tmp_path / f"a{suffix}", parts)
+    with pytest.raises(ValueError, match=message.replace("tensor", "group")):
+        checkpoint.save(tmp_path / f"a{suffix}", {name: sgd().part()})
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("suffix", [".npz", ".safetensors"])
+def test_the_longest_names(suffix: str, tmp_path: Path) -> None:
+    for character in "%/":
+        longest = character * 10_000
+        model = trained(param_idx2name=NAMES | {1: longest})
+        checkpoint.save(tmp_path / f"a{suffix}", {longest: model.part()})
+        other = sgd(param_idx2name=NAMES | {1: longest})
+        assert checkpoint.load(tmp_path / f"a{suffix}", {longest: other.part()}) == []
+        assert other.everything()[1] == model.everything()[1]
 
 
 @pytest.mark.parametrize(

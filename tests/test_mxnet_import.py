@@ -132,10 +132,12 @@ def test_rows_and_none() -> None:
 
 def test_counts() -> None:
     optimizer = stepspec.SGD(begin_num_update=2)
-    import_states(optimizer, {0: np.zeros(3)}, {0: None}, {0: 7, 5: 9})
+    weights = {0: np.zeros(3), 5: np.zeros(3)}
+    import_states(optimizer, weights, {0: None, 5: None}, {0: 7, np.int64(5): np.int32(9)})  # type: ignore[dict-item]
     assert [optimizer.update_count(i) for i in (0, 1, 5)] == [7, 2, 9]
     import_states(optimizer, {0: np.zeros(3)}, {0: None})
     assert optimizer.num_update == 9
+    assert {type(key) for key in optimizer._counts} == {int}
 
 
 class NDArray:
@@ -197,9 +199,58 @@ def test_weights_and_states_are_of_the_same_tensors() -> None:
         import_states(optimizer, {0: ONE, 1: ONE}, {0: None})
     with pytest.raises(ValueError, match="tensor 2 has a state, but no weight"):
         import_states(optimizer, {0: ONE}, {0: None, 2: None})
-    for counts in ({0: -1}, {0: 1.5}):
-        with pytest.raises((TypeError, ValueError), match=r"counts\[0\] must"):
-            import_states(optimizer, {0: ONE}, {0: None}, counts)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("counts", "kind", "message"),
+    [
+        ({0: -1}, ValueError, r"counts\[0\] must not be negative"),
+        ({0: 1.5}, TypeError, r"counts\[0\] must be an int"),
+        ({0: 2**62}, ValueError, r"counts\[0\] must be below 2\*\*62"),
+        ({"fc": 3}, TypeError, "counts: an index must be an int, not 'fc'"),
+        ({None: 1}, TypeError, "counts: an index must be an int, not None"),
+        ({0.5: 1}, TypeError, r"counts: an index must be an int, not 0\.5"),
+        ({True: 9}, TypeError, "counts: an index must be an int, not True"),
+        ({-1: 3}, ValueError, "counts: an index must not be negative: -1"),
+        ({7: 3}, ValueError, "counts: tensor 7 has no weight here; leave its count out"),
+        ([3], TypeError, r"counts must be a dict, not \[3\]"),
+        (0, TypeError, "counts must be a dict, not 0"),
+    ],
+)
+def test_counts_are_checked(counts: Any, kind: type[Exception], message: str) -> None:
+    optimizer = stepspec.SGD()
+    with pytest.raises(kind, match=message):
+        import_states(optimizer, {0: ONE}, {0: None}, counts)
+    assert optimizer._counts == {}
+
+
+def test_the_largest_count() -> None:
+    """Kernels hold counts in int64: a step that found out would already have begun."""
+    optimizer = stepspec.SGD(rounding="stochastic", begin_num_update=2**62 - 1)
+    weight = np.zeros(3, np.float16)
+    state = import_states(optimizer, {0: weight}, {0: None}, {0: 2**62 - 1})[0]
+    optimizer.update([0], [weight], [HALF], [state])
+    assert optimizer.num_update == 2**62
+    with pytest.raises(ValueError, match="SGD: begin_num_update must be below 2"):
+        stepspec.SGD(begin_num_update=2**62)
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "weights", "states", "message"),
+    [
+        (None, {}, {}, r"states are of an optimizer, such as stepspec\.SGD\(\), not of None"),
+        (stepspec.SGD, {}, {}, "states are of an optimizer"),
+        (stepspec.Trainer({"w": ONE}, "sgd"), {}, {}, "not of <stepspec.trainer.Trainer"),
+        (stepspec.SGD(), [ONE], {0: None}, "weights must be a dict"),
+        (stepspec.SGD(), {0: ONE}, [None], "states must be a dict"),
+        (stepspec.SGD(), {0: ONE}, None, "states must be a dict, not None"),
+        (stepspec.SGD(), {"w": ONE}, {"w": None}, "weights: an index must be an int, not 'w'"),
+        (stepspec.SGD(), {1: ONE}, {True: None}, "states: an index must be an int, not True"),
+    ],
+)
+def test_arguments_of_wrong_types(optimizer: Any, weights: Any, states: Any, message: str) -> None:
+    with pytest.raises(TypeError, match=message):
+        import_states(optimizer, weights, states)
 
 
 def test_states_guard_the_hyperparameters() -> None:

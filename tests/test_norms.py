@@ -113,6 +113,13 @@ def test_the_norm_of_all_tensors_is_canonical() -> None:
     assert float(norms.combined([1.0] * 5000)) == reference.norm(values)
 
 
+def test_what_underflows_is_no_error() -> None:
+    norms = Norms(np.array([3.0, 1e-300]), np.array([0, -600]))
+    with np.errstate(all="raise"):
+        assert float(norms.combined([1.0, 1e-300])) == 3.0
+        assert math.isnan(float(Norms(np.array([math.inf, math.nan]), np.zeros(2, int)).combined([1, 1])))
+
+
 @pytest.mark.parametrize("power", [-900, -500, 0, 400, 900])
 def test_the_norm_of_all_tensors_beyond_float64(power: int) -> None:
     # as in test_the_norm_of_all_tensors, both far away

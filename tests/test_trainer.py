@@ -15,7 +15,7 @@ import pytest
 from training import Array, bits, random_tensors
 
 import stepspec
-from stepspec import joint, norms_cpu
+from stepspec import checkpoint, joint, norms_cpu
 from stepspec.lr_scheduler import FactorScheduler
 from stepspec.overlaps import Operand, check_overlaps
 from stepspec.trainer import Trainer
@@ -113,6 +113,8 @@ def test_missing_and_unknown_gradients() -> None:
         trainer.step({**grads, "fc1_wieght": grads["fc1_weight"]}, ignore_missing=True)
     with pytest.raises(TypeError, match="grads must be a dict of names to gradients, not list"):
         trainer.step(list(grads.values()))  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="ignore_missing must be True or False, not 'no'"):
+        trainer.step(grads, ignore_missing="no")  # type: ignore[arg-type]
     assert contents(trainer) == before
     trainer.step(grads)
     bias = trainer.params["fc1_bias"].copy()
@@ -184,6 +186,8 @@ def test_multipliers_of_groups() -> None:
         ({"fc1*": 0.1}, TypeError, "groups must be a dict such as"),
         ({0: {}}, TypeError, "groups must be a dict such as"),
         (["fc1*"], TypeError, "groups must be a dict such as"),
+        (0, TypeError, "groups must be a dict such as"),
+        ("", TypeError, "groups must be a dict such as"),
     ],
 )
 def test_bad_groups(groups: Any, error: type[Exception], message: str) -> None:
@@ -249,6 +253,35 @@ def test_rows_that_jump_over_other_memory_are_looked_at() -> None:
         trainer.step({"table": stepspec.RowSparse(memory[::2], [1, 4], (9, 70)), "row": row})
 
 
+class Moody:
+    """A schedule that does not give the same rate twice, and every other time none."""
+
+    def __init__(self) -> None:
+        self.asked: list[int] = []
+
+    def __call__(self, num_update: int) -> float:
+        self.asked.append(num_update)
+        return 0.5 if len(self.asked) % 2 else math.nan
+
+
+@PATHS
+def test_a_step_asks_a_schedule_once(fused: bool) -> None:
+    schedule = Moody()
+    groups = {"fc2*": {"lr_scheduler": schedule}}
+    trainer = Trainer(model(), "sgd", groups=groups, learning_rate=0.5, use_fused_step=fused)
+    assert trainer.step(model(seed=1))
+    assert schedule.asked == [1]
+    assert trainer.updaters["fc2*"].optimizer.lr_scheduler is schedule
+    before = contents(trainer)
+    with pytest.raises(ValueError, match="rate for update 2 must not be NaN"):
+        trainer.step(model(seed=2))
+    assert contents(trainer) == before
+    assert trainer.updaters["fc2*"].optimizer.lr_scheduler is schedule
+    other = Trainer(model(), "sgd", learning_rate=0.5)
+    other.step(model(seed=1))
+    assert [*map(bits, other.params.values())] == [*map(bits, trainer.params.values())]
+
+
 # ------------------------------------------------------------------ the rate
 
 
@@ -261,6 +294,43 @@ def test_the_learning_rate_is_one_for_all_but_groups_with_their_own() -> None:
     with pytest.raises(ValueError, match="learning_rate = -1"):
         trainer.set_learning_rate(-1)
     assert trainer.learning_rate == 0.25
+
+
+def test_a_rate_is_set_for_all_groups_or_none() -> None:
+    trainer = Trainer(model(), "sgd", learning_rate=0.5, groups={"*_bias": {"wd": 0.0}, "fc2*": {"wd": 0.1}})
+    optimizer = trainer.updaters["fc2*"].optimizer
+    optimizer.lr_scheduler = FactorScheduler(step=2, base_lr=1.0)
+    with pytest.raises(
+        ValueError, match=r"trainer.updaters\['fc2\*'\].optimizer\): SGD: the lr_scheduler dec"
+    ):
+        trainer.set_learning_rate(0.25)
+    optimizer.lr_scheduler = None
+    assert [updater.optimizer.learning_rate for updater in trainer.updaters.values()] == [0.5] * 3
+
+
+def test_no_tensor_has_the_common_rate() -> None:
+    trainer = Trainer(model(), "sgd", groups={"*bias": {"learning_rate": 0.2}, "*": {"learning_rate": 0.3}})
+    with pytest.raises(ValueError, match=r"every tensor is in a group .*trainer.updaters\['\*'\].optimizer"):
+        trainer.set_learning_rate(0.1)
+    assert trainer.learning_rate == 0.2
+
+
+def test_the_rate_is_at_the_updates_of_the_tensors_in_no_group() -> None:
+    schedule = FactorScheduler(step=1, factor=0.5, base_lr=1.0)
+    trainer = Trainer(
+        model(), "sgd", learning_rate=None, lr_scheduler=schedule, groups={"*bias": {"begin_num_update": 9}}
+    )
+    trainer.step(model(seed=1))
+    assert trainer.learning_rate == schedule(1)
+    only = {name: grad for name, grad in model(seed=1).items() if "bias" in name}
+    trainer.step(only, ignore_missing=True)
+    assert trainer.learning_rate == schedule(1)
+
+
+def test_a_schedule_of_a_group_keeps_its_base_rate() -> None:
+    groups = {"*_bias": {"lr_scheduler": FactorScheduler(step=5, base_lr=0.25)}}
+    trainer = Trainer(model(), "sgd", learning_rate=0.5, groups=groups)
+    assert [updater.optimizer.learning_rate for updater in trainer.updaters.values()] == [0.5, 0.25]
 
 
 @pytest.mark.parametrize("pattern", ["*bias", "*"])
@@ -414,6 +484,7 @@ def test_a_first_step_left_out_makes_no_states() -> None:
     assert not trainer.step(grads)
     assert not trainer.states
     assert trainer.optimizer.num_update == 0
+    trainer.optimizer.momentum = 0.0  # type: ignore[attr-defined]  # there is no state to vanish
 
 
 def test_row_sparse_gradients_are_looked_at() -> None:
@@ -454,6 +525,9 @@ OTHER = stepspec.SGD(param_idx2name={0: "x"})
         ({"a": [1.0]}, "sgd", {}, TypeError, "the weight of 'a' must be a numpy.ndarray, not list"),
         ({"a": np.ones(3, int)}, "sgd", {}, TypeError, "the weight of 'a' has dtype int64"),
         (model(), "sdg", {}, ValueError, "there is no optimizer 'sdg'; did you mean 'SGD'"),
+        (model(), "nope", {}, ValueError, "there is no optimizer 'nope'; known are "),
+        (model(), "sgd", {"name": "nag"}, TypeError, "SGD has no argument 'name'"),
+        (model(), stepspec.SGD(), {"groups": []}, TypeError, "groups must be a dict such as"),
         (model(), None, {}, TypeError, "an optimizer's name must be a str"),
         (model(), "sgd", {"momentun": 0.9}, TypeError, "did you mean 'momentum'"),
         (model(), "sgd", {"param_idx2name": {}}, TypeError, "param_idx2name is made of the names"),
@@ -484,8 +558,28 @@ def test_an_optimizer_that_exists() -> None:
     assert optimizer.param_idx2name == {0: "w"}
     trainer.step({"w": np.ones(2)})
     assert trainer.params["w"].tolist() == [0.5, 0.5]
+    with pytest.raises(ValueError, match="the optimizer belongs to another Trainer"):
+        Trainer({"w": np.ones(2)}, optimizer)
+    assert optimizer.num_update == 1
+    params = trainer.params
+    del trainer
     # the next one of the same model may go on with it
-    assert Trainer(trainer.params, optimizer).step({"w": np.ones(2)})
+    assert Trainer(params, optimizer).step({"w": np.ones(2)})
+
+
+def test_mistyped_attributes() -> None:
+    trainer = Trainer(model(), "sgd")
+    with pytest.raises(
+        AttributeError, match="Trainer has no attribute 'clip_globl_norm'; did you mean 'clip_"
+    ):
+        trainer.clip_globl_norm = 3  # type: ignore[attr-defined]
+
+    class Own(Trainer):
+        def __init__(self) -> None:
+            super().__init__(model(), "sgd")
+            self.epoch = 0
+
+    assert Own().epoch == 0
 
 
 # ------------------------------------------------------------------ checkpoints, copies, threads
@@ -516,6 +610,56 @@ def test_going_on_from_a_file(tmp_path: Path, name: str) -> None:
     trained(range(3, 6), second)
     assert contents(second) == contents(straight)
     assert second.learning_rate == straight.learning_rate
+
+
+def test_what_is_the_trainers_own_goes_on_too(tmp_path: Path) -> None:
+    path = tmp_path / "states.npz"
+    first = make(model())
+    first.skip_nonfinite = True
+    broken = model(seed=1)
+    broken["fc1_bias"][0] = math.inf
+    assert not first.step(broken)
+    first.save_states(path)
+    second = make(model())
+    second.clip_global_norm, second.skip_nonfinite = None, False
+    assert second.load_states(path) == []
+    assert (second.clip_global_norm, second.skip_nonfinite, second.skipped) == (1.0, True, 1)
+    first.clip_global_norm = None
+    first.save_states(path)
+    second.load_states(path)
+    assert second.clip_global_norm == math.inf
+
+
+@pytest.mark.parametrize(
+    "numbers",
+    [
+        {"clip_global_norm": -1.0, "skip_nonfinite": True, "skipped": 7},
+        {"clip_global_norm": 2.0, "skip_nonfinite": "yes", "skipped": 7},
+        {"clip_global_norm": 2.0, "skip_nonfinite": True, "skipped": -1},
+        {"clip_global_norm": 2.0, "skip_nonfinite": True},
+    ],
+)
+def test_numbers_that_no_trainer_has(tmp_path: Path, numbers: dict[str, Any]) -> None:
+    path = tmp_path / "states.npz"
+    first, second = trained(range(2), make(model())), make(model())
+    parts = {pattern: first._groups[k].part() for k, pattern in enumerate(first.updaters)}
+    checkpoint.save(path, parts, numbers)
+    before = contents(second)
+    for strict in (True, False):
+        with pytest.raises(ValueError, match="Trainer"):
+            second.load_states(path, strict=strict)
+    assert contents(second) == before
+    assert (second.clip_global_norm, second.skip_nonfinite, second.skipped) == (1.0, False, 0)
+    # written by another program: none of these numbers, which then stay
+    checkpoint.save(path, parts)
+    assert second.load_states(path) == []
+    assert second.clip_global_norm == 1.0
+    assert contents(second) != before
+
+
+def test_strict_is_true_or_false(tmp_path: Path) -> None:
+    with pytest.raises(TypeError, match="strict must be True or False, not 'no'"):
+        make(model()).load_states(tmp_path / "none.npz", strict="no")  # type: ignore[arg-type]
 
 
 def test_tensors_without_an_update_are_saved_too(tmp_path: Path) -> None:
@@ -607,7 +751,7 @@ def test_an_interrupted_step_gives_rescale_grad_back(
     assert factors(trainer) == [0.5, 0.5, 0.5]
     assert not trainer.states
     # as if a second Ctrl-C had come before the values were put back
-    trainer._rescaling.set(trainer.optimizer, 0.125)
+    trainer._overrides.set(trainer.optimizer, "rescale_grad", 0.125)
     trainer.step(model(seed=1))
     assert factors(trainer) == [0.5, 0.5, 0.5]
     other = Trainer(model(), "sgd", groups=GROUPS, rescale_grad=0.5)

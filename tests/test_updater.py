@@ -50,8 +50,13 @@ def test_an_updater_forgets_the_states_of_a_refused_call() -> None:
         (1, np.ones(4), np.ones(5), "the gradient of tensor 1 has shape"),
         (1, None, np.ones(5), "the gradient of tensor 1 is None"),
         (1, np.ones(5), [1.0], "the weight of tensor 1 must be a numpy.ndarray"),
-        ([1, 2], [np.ones(3)], [np.ones(3), np.ones(3)], "the four lists must be of one length"),
-        ([1], np.ones(4), np.ones(4), "weights must be a list"),
+        (
+            [1, 2],
+            [np.ones(3)],
+            [np.ones(3), np.ones(3)],
+            "one length: there are 2 indices, 1 gradients, 2 weights",
+        ),
+        ([1], np.ones(4), np.ones(4), "grad must be a list, as index is one, not ndarray"),
         ("1", np.ones(4), np.ones(4), "an index must be an int, not '1'"),
         (np.ones(1), np.ones(4), np.ones(4), "an index must be an int"),
         (1.0, np.ones(4), np.ones(4), "an index must be an int, not 1.0"),
@@ -62,9 +67,28 @@ def test_an_updater_forgets_the_states_of_a_refused_call() -> None:
         with pytest.raises((TypeError, ValueError), match=message):
             updater(index, grad, weight)
         assert list(updater.states) == [0]
+    with pytest.raises(TypeError, match="weight must be a list, as index is one, not int"):
+        updater([0], [np.ones(3)], 3)  # type: ignore[arg-type]
     updater(np.int64(1), np.ones(4), np.ones(4))  # type: ignore[arg-type]
     assert updater.states[1]["mom"].shape == (4,)
     assert list(map(type, updater.states)) == [int, int]
+
+
+def test_a_refused_first_call_leaves_no_trace() -> None:
+    optimizer = stepspec.SGD(momentum=0.9)
+    updater = Updater(optimizer)
+    half = np.ones(3, np.float16)
+    with pytest.warns(UserWarning, match="no master"), pytest.raises(ValueError, match="has shape"):
+        updater(0, np.ones(4, np.float16), half)
+    optimizer.momentum = 0
+    with pytest.warns(UserWarning, match="no master"):
+        updater(0, half, half.copy())
+    assert updater.states == {0: {}}
+    with pytest.raises(ValueError, match="has shape"):
+        updater([0, 1], [half, np.ones(4)], [half.copy(), np.ones(3)])
+    # the states of tensor 0 are still there
+    with pytest.raises(ValueError, match="'mom' would appear"):
+        optimizer.momentum = 0.9
 
 
 def test_an_updater_goes_on_from_its_states() -> None:
@@ -76,13 +100,26 @@ def test_an_updater_goes_on_from_its_states() -> None:
     first, second = Updater(stepspec.NAG(learning_rate=0.3, momentum=0.9)), Updater(stepspec.NAG())
     for _ in range(2):
         first(range(4), grads, weights)
-    second.set_states(first.get_states())
+    second.set_states(first.get_states(dump_optimizer=False))
     assert bits(second.states[2]["mom"]) == bits(first.states[2]["mom"])
     for _ in range(2):
         second(range(4), grads, weights)
     assert [*map(bits, weights)] == [*map(bits, straight)]
     with pytest.raises(ValueError, match="SGD"):
         Updater(stepspec.SGD()).set_states(first.get_states())
+
+
+@pytest.mark.parametrize("states", [None, "PK", {}])
+def test_states_are_bytes(states: Any) -> None:
+    with pytest.raises(TypeError, match="takes the bytes that get_states returned, not"):
+        Updater(stepspec.SGD()).set_states(states)
+
+
+def test_states_may_be_in_a_buffer() -> None:
+    first, second = Updater(stepspec.SGD(momentum=0.9)), Updater(stepspec.SGD())
+    first(3, np.ones(2), np.ones(2))
+    second.set_states(memoryview(bytearray(first.get_states())))  # type: ignore[arg-type]
+    assert bits(second.states[3]["mom"]) == bits(first.states[3]["mom"])
 
 
 def test_an_updater_takes_an_optimizer() -> None:
