@@ -14,11 +14,11 @@ from types import ModuleType, TracebackType
 from typing import TYPE_CHECKING, Any
 
 from stepspec import cpu
+from stepspec.batches import Stage
 from stepspec.checks import check_lists
 from stepspec.overview import Overview, describe
 from stepspec.plan import Action, Group, Order, Plan
 from stepspec.rates import Rates
-from stepspec.tables import Stage
 
 if TYPE_CHECKING:
     from stepspec.optimizer import Optimizer

@@ -14,6 +14,7 @@ import numpy as np
 
 from stepspec import noise
 from stepspec.arrays import Snapshot, is_plain
+from stepspec.batches import Run, Shape, Stage
 from stepspec.checks import Entry
 from stepspec.compilation import log
 from stepspec.formats import compute_dtype
@@ -21,7 +22,7 @@ from stepspec.gradients import GradientRows
 from stepspec.inputs import Inputs
 from stepspec.rates import Multipliers, Rates
 from stepspec.states import Array, Layout, Variant
-from stepspec.tables import Run, Shape, Stage, Tables
+from stepspec.tables import Tables
 
 if TYPE_CHECKING:
     from stepspec.optimizer import Optimizer

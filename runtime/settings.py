@@ -1,54 +1,28 @@
-"""The arguments of every optimizer: rates, multipliers, names, counts, and changes that can be refused."""
+"""The arguments of every optimizer: rates, multipliers, names and counts."""
 
 from __future__ import annotations
 
-import inspect
 import math
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any
 
 from stepspec import arguments
+from stepspec.changes import Changes
 from stepspec.checks import check_index
 from stepspec.exclusive import Exclusive
 from stepspec.hyperparameters import Choice, Flag, Hyperparameter, number
 from stepspec.kept import KeptPlans
-from stepspec.rates import HostScalar, PerTensor, Rate
-from stepspec.states import Layout, TensorFlag, Variant
+from stepspec.rates import PerTensor
 
 Scheduler = Callable[[int], float]
 
 
-class _Complete(type):
-    """Tells an optimizer when its constructor has ended: from then on changes are checked together."""
+class Settings(Changes):
+    """What every optimizer is given; see `stepspec.Optimizer`."""
 
-    @property
-    def __signature__(cls) -> inspect.Signature:
-        """The constructor's, which `inspect` and editors would otherwise not look for behind `__call__`."""
-        signature = inspect.signature(cls.__init__)  # type: ignore[misc]  # of this very class
-        return signature.replace(parameters=list(signature.parameters.values())[1:])
-
-    def __call__(cls, *args: Any, **kwargs: Any) -> Any:
-        optimizer = super().__call__(*args, **kwargs)
-        optimizer._complete()
-        return optimizer
-
-
-class Settings(metaclass=_Complete):
-    """What every optimizer is given, and how it may change; see `stepspec.Optimizer`."""
-
-    # the update rule as text: what a checkpoint compares
-    rule: ClassVar[str] = ""
-    flags: ClassVar[Mapping[str, TensorFlag]] = {}
-    host: ClassVar[Mapping[str, HostScalar]] = {}
-    requirements: ClassVar[Mapping[str, Callable[[Any], bool]]] = {}
-    uses_wd: ClassVar[bool] = True
-    frozen_at_zero_rate: ClassVar[bool] = False
-    refuses_empty: ClassVar[bool] = False
-
-    _is_complete = False
+    # of half precision without a master
     _warned = False
 
     wd = Hyperparameter("[0, inf)")
@@ -79,9 +53,8 @@ class Settings(metaclass=_Complete):
     ) -> None:
         name = type(self).__name__
         arguments.refuse_unknown(type(self), unknown)
-        self._versions = 0, 0
         self._prepare()
-        self._created: dict[tuple[tuple[tuple[str, bool], ...], int], dict[str, str]] = {}
+        self._created = {}
         self._counts: dict[int, int] = {}
         self._begin = arguments.count(f"{name}: begin_num_update", begin_num_update)
         self._per_tensor = PerTensor(name, arguments.names(name, param_idx2name))
@@ -204,40 +177,7 @@ class Settings(metaclass=_Complete):
         self._seed = arguments.seed(f"{type(self).__name__}: seed", value)
         self._new_version()
 
-    # ------------------------------------------------------------------ changes
-
-    if not TYPE_CHECKING:  # type checkers find mistyped names themselves, unless they see this
-
-        def __setattr__(self, name: str, value: object) -> None:
-            """Set what there is: a mistyped name would otherwise change nothing, silently."""
-            known = name[0] == "_" or name in self.__dict__ or hasattr(type(self), name)
-            if not known and self._is_complete:
-                raise AttributeError(arguments.no_attribute(type(self), name))
-            super().__setattr__(name, value)
-
-    def _change(self, name: str, value: float | bool | str) -> None:
-        """Set a hyperparameter; after construction only if requirements and existing states allow it."""
-        if not self._is_complete:
-            self.__dict__[name] = value
-            return
-        old = self.__dict__.get(name)
-        self.__dict__[name] = value
-        try:
-            self._check_combinations()
-            self._check_requirements()
-            self._check_layouts(name)
-        except BaseException:
-            self.__dict__[name] = old
-            raise
-        self._new_version()
-
-    def _complete(self) -> None:
-        self._check_combinations()
-        self._check_requirements()
-        self._is_complete = True
-
     def _check_combinations(self) -> None:
-        """Refuse switches that exclude each other."""
         name = type(self).__name__
         if self.rounding == "stochastic" and self.multi_precision:
             raise ValueError(
@@ -252,33 +192,6 @@ class Settings(metaclass=_Complete):
                 "switch lazy_update off"
             )
 
-    def _check_requirements(self) -> None:
-        for text, holds in self.requirements.items():
-            if not holds(self):
-                names = [n for n in re.findall(r"[A-Za-z_]\w*", text) if n in self.__dict__]
-                values = ", ".join(f"{n} = {self.__dict__[n]!r}" for n in names)
-                raise ValueError(f"{type(self).__name__} requires {text}, but {values}")
-
-    def _check_layouts(self, changed: str) -> None:
-        """Refuse a change that makes a state appear or vanish which tensors already lack or have."""
-        for (flags, ndim), before in self._created.items():
-            after = _extents(self._layout(dict(flags), ndim))
-            if after != before:
-                names = ", ".join(repr(name) for name in sorted(before.keys() ^ after.keys() or after))
-                change = f"{type(self).__name__}: {changed} cannot change to {self.__dict__[changed]!r}"
-                raise ValueError(
-                    f"{change}: there are states, and {names} would appear or vanish; "
-                    "make a new optimizer and create its states"
-                )
-
-    def _note_layout(self, flags: Mapping[str, bool], ndim: int, layout: Layout) -> None:
-        self._created[tuple(flags.items()), ndim] = _extents(layout)
-
-    def _new_version(self, *, tensors: bool = False) -> None:
-        """Tell plans that a number has changed, and whether something about single tensors has."""
-        numbers, names = self._versions
-        self._versions = numbers + 1, names + tensors
-
     def _rate_at(self, num_update: int) -> float:
         """Return the learning rate before multipliers; ValueError if the scheduler gives none."""
         if self._scheduler is None:
@@ -288,25 +201,6 @@ class Settings(metaclass=_Complete):
         if not 0 <= rate < math.inf:
             raise ValueError(f"{label} must be finite and >= 0, not {rate}")
         return rate
-
-    # ------------------------------------------------------------------ what a rule says
-
-    def _layout(self, flags: Mapping[str, bool], ndim: int) -> Layout:
-        """Return the states that a tensor with these flags and dimensions keeps."""
-        return {}
-
-    def _variant(self, flags: Mapping[str, bool], ndim: int) -> Variant:
-        """Return the truth of the rule's static conditions."""
-        return ()
-
-    @property
-    def _lazy(self) -> bool:
-        """Whether rows without gradient are left alone: a switch of rules for which that has a meaning."""
-        return bool(self.__dict__.get("lazy_update", False))
-
-    def _lazy_is_exact(self, p: Rate, flags: Mapping[str, bool], ndim: int, dtype: Any) -> bool:
-        """Tell whether rows without gradient stay as they are, by a proof; `dtype` is the compute dtype."""
-        return False
 
     # ------------------------------------------------------------------ copies
 
@@ -330,7 +224,3 @@ class Settings(metaclass=_Complete):
 
 # plans and the lock: no copy takes them along
 _MADE_ANEW = ("_plans", "_exclusive")
-
-
-def _extents(layout: Layout) -> dict[str, str]:
-    return {name: state.per for name, state in layout.items()}
