@@ -55,6 +55,7 @@ class Call:
             indices, weights, grads, states = map(tuple, self._arguments)
             self._plan, self._held = _plan(optimizer, indices, weights, grads, states)
             self._rates = optimizer._rates(self._plan.indices, self._plan.current_multipliers(optimizer))
+            optimizer._check_range(self._rates, self._plan.indices, self._plan.single)
         except BaseException:
             optimizer._exclusive.give_back(self._turn)
             raise

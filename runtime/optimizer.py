@@ -12,7 +12,7 @@ from stepspec.checks import Entry, check_call, check_index, check_weight
 from stepspec.formats import is_half
 from stepspec.noise import tensor_key
 from stepspec.notices import warn
-from stepspec.rates import Multipliers, Rate, Rates, combine, host_scalar
+from stepspec.rates import BEYOND_FLOAT32, Multipliers, Rate, Rates, combine, host_scalar
 from stepspec.settings import Settings
 from stepspec.sparse import RowSparse
 from stepspec.states import Array
@@ -252,6 +252,8 @@ class Optimizer(Settings):
         entries = self._check(indices, weights, grads, states)
         numbers = [entry.index for entry in entries]
         rates = self._rates(numbers, self._per_tensor.multipliers(numbers))
+        single = [i for i, entry in enumerate(entries) if entry.formats.compute == "float32"]
+        self._check_range(rates, numbers, single)
         self._check_host(rates, numbers)
         return entries, [rates.distinct[k] for k in rates.of]
 
@@ -294,6 +296,20 @@ class Optimizer(Settings):
         except KeyError:
             return [self._counts.get(index, self._begin) for index in indices]
 
+    def _check_range(self, rates: Rates, indices: Sequence[int], single: Sequence[int]) -> None:
+        """Refuse numbers that are infinite in float32; `single` are the positions of what it computes."""
+        if not single:
+            return
+        highest = max(max(rate.lr, rate.wd) for rate in rates.distinct)
+        if max(highest, abs(self.rescale_grad)) < BEYOND_FLOAT32:
+            return
+        for position in single:
+            rate = rates.distinct[rates.of[position]]
+            for name, value in (("lr", rate.lr), ("wd", rate.wd), ("rescale_grad", self.rescale_grad)):
+                if abs(value) >= BEYOND_FLOAT32:
+                    label = self._label(indices[position])
+                    raise ValueError(f"{label} is computed in float32, where {name} = {value} is infinite")
+
     def _check_host(self, rates: Rates, indices: Sequence[int]) -> None:
         """Compute every host scalar once, so that none fails between two writes."""
         for k, rate in enumerate(rates.distinct):
@@ -304,14 +320,12 @@ class Optimizer(Settings):
     def _is_lazy(self, p: Rate, flags: dict[str, bool], weight: Array, dtype: Any) -> bool:
         """Tell whether a row-sparse gradient leaves the rows alone that it does not hold.
 
-        Rows of no elements are never proven to stay (the mean of one is NaN), nor are any where a factor of
-        the gradient is infinite in the compute dtype.
+        Rows of no elements are never proven to stay: the mean of one is NaN.
         """
         if self._lazy or weight.size == 0:
             return self._lazy
         with np.errstate(over="ignore"):
-            finite = all(math.isfinite(dtype(factor)) for factor in (p.lr, p.wd, self.rescale_grad))
-            return finite and self._lazy_is_exact(p, flags, max(weight.ndim, 1), dtype)
+            return self._lazy_is_exact(p, flags, max(weight.ndim, 1), dtype)
 
     def _noise_key(self, index: int) -> int:
         """Return the key of a tensor's noise."""

@@ -88,6 +88,7 @@ class Plan:
         shapes = [Shape.of(entry.weight.shape, entry.formats, entry.variant) for entry in entries]
         arrays = {"grad": self.gradients.addresses, **self._addresses(entries)}
         self.tables = Tables(shapes, arrays, self.gradients.present_rows, self.gradients.present)
+        self.single = [i for i, shape in enumerate(shapes) if shape.formats.compute == "float32"]
         self._noisy = [i for i, entry in enumerate(entries) if entry.stochastic]
         for i in self._noisy:
             self.tables.noise_key[i] = optimizer._noise_key(self.indices[i])

@@ -12,6 +12,9 @@ from stepspec.states import TensorFlag
 
 Item = TypeVar("Item")
 
+# numbers from here on are infinite in float32
+BEYOND_FLOAT32 = (2 - 2.0**-24) * 2.0**127
+
 # a scalar that the host computes: of the optimizer and of one tensor's rate
 HostScalar = Callable[[Any, "Rate"], float]
 

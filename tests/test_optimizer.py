@@ -634,6 +634,28 @@ def test_plan_is_honest_and_leaves_no_trace() -> None:
         optimizer.momentum = 0.9  # there are no states yet
 
 
+@pytest.mark.parametrize("fused", [False, True])
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("lr", {"learning_rate": 1e39}),
+        ("lr", {"learning_rate": 3.4028235677973366e38}),
+        ("wd", {"wd": 1e40}),
+        ("rescale_grad", {"rescale_grad": -1e40}),
+    ],
+)
+def test_numbers_that_float32_cannot_hold(name: str, options: dict[str, Any], fused: bool) -> None:
+    """They would make every weight infinite or NaN; float64 holds them."""
+    optimizer = stepspec.SGD(use_fused_step=fused, param_idx2name={1: "table"}, **options)
+    wide, weight = np.ones(3), np.ones(3, np.float32)
+    with pytest.raises(ValueError, match=f"'table'.*float32, where {name} = .* is infinite"):
+        optimizer.update([0, 1], [wide, weight], [wide.copy(), weight.copy()], [{}, {}])
+    assert (wide == 1).all()
+    assert (weight == 1).all()
+    optimizer.update([0], [wide], [wide.copy()], [{}])
+    stepspec.SGD(learning_rate=3.4e38).update([0], [weight], [weight * 0], [{}])
+
+
 def test_a_refused_call_fixes_no_hyperparameter() -> None:
     for fused in (False, True):
         optimizer = stepspec.SGD(
