@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -12,8 +11,8 @@ from stepspec.checks import Entry, check_call, check_index, check_weight
 from stepspec.formats import is_half
 from stepspec.noise import tensor_key
 from stepspec.notices import warn
-from stepspec.rates import BEYOND_FLOAT32, Multipliers, Rate, Rates, combine, host_scalar
-from stepspec.settings import Settings
+from stepspec.rates import Rate
+from stepspec.rating import Rating
 from stepspec.sparse import RowSparse
 from stepspec.states import Array
 from stepspec.tensors import Tensor, tensors
@@ -23,7 +22,7 @@ if TYPE_CHECKING:
     from stepspec.overview import Overview
 
 
-class Optimizer(Settings):
+class Optimizer(Rating):
     """Base of all optimizers.
 
     Parameters
@@ -269,54 +268,6 @@ class Optimizer(Settings):
         for entry in entries:
             self._note_layout(entry.flags, max(entry.weight.ndim, 1), entry.layout)
 
-    def _rates(self, indices: Sequence[int], multipliers: Multipliers) -> Rates:
-        """Raise the counts of all tensors (in a copy), then look up the rate once."""
-        before = self._counts_of(indices)
-        highest = max(set(before), default=-1) + 1
-        if len(self._counts) > len(before):
-            highest = max(highest, self.num_update)
-        lr = self._rate_at(max(highest, self._begin))
-        rates = combine(lr, self.wd, multipliers, indices, before)
-        for k, rate in enumerate(rates.distinct):
-            finite = math.isfinite(rate.lr) and math.isfinite(rate.wd)
-            if finite and (self.uses_wd or rate.wd == 0):
-                continue
-            label = self._label(indices[rates.of.index(k)])
-            if not finite:
-                raise ValueError(f"{label}: a rate is not finite: lr = {rate.lr}, wd = {rate.wd}")
-            raise ValueError(
-                f"{label}: {type(self).__name__} has no weight decay, but wd is {rate.wd}; "
-                "set wd or the tensor's wd_mult to 0"
-            )
-        return rates
-
-    def _counts_of(self, indices: Sequence[int]) -> list[int]:
-        try:
-            return [*map(self._counts.__getitem__, indices)]
-        except KeyError:
-            return [self._counts.get(index, self._begin) for index in indices]
-
-    def _check_range(self, rates: Rates, indices: Sequence[int], single: Sequence[int]) -> None:
-        """Refuse numbers that are infinite in float32; `single` are the positions of what it computes."""
-        if not single:
-            return
-        highest = max(max(rate.lr, rate.wd) for rate in rates.distinct)
-        if max(highest, abs(self.rescale_grad)) < BEYOND_FLOAT32:
-            return
-        for position in single:
-            rate = rates.distinct[rates.of[position]]
-            for name, value in (("lr", rate.lr), ("wd", rate.wd), ("rescale_grad", self.rescale_grad)):
-                if abs(value) >= BEYOND_FLOAT32:
-                    label = self._label(indices[position])
-                    raise ValueError(f"{label} is computed in float32, where {name} = {value} is infinite")
-
-    def _check_host(self, rates: Rates, indices: Sequence[int]) -> None:
-        """Compute every host scalar once, so that none fails between two writes."""
-        for k, rate in enumerate(rates.distinct):
-            if not (self.frozen_at_zero_rate and rate.lr == 0):
-                for name in self.host:
-                    host_scalar(self, name, rate, self._label(indices[rates.of.index(k)]))
-
     def _is_lazy(self, p: Rate, flags: dict[str, bool], weight: Array, dtype: Any) -> bool:
         """Tell whether a row-sparse gradient leaves the rows alone that it does not hold.
 
@@ -330,9 +281,6 @@ class Optimizer(Settings):
     def _noise_key(self, index: int) -> int:
         """Return the key of a tensor's noise."""
         return tensor_key(self.seed, self._per_tensor.names.get(index, str(index)))
-
-    def _label(self, index: int) -> str:
-        return self._per_tensor.label(index)
 
     def _flags(self, index: int) -> dict[str, bool]:
         return {name: self._per_tensor.flag(index, name, rule) for name, rule in self.flags.items()}

@@ -49,7 +49,7 @@ RUNTIME = (
     "pieces",
     "entries",
     "cpu",
-    "norms_cpu plan",
+    "norms_cpu plan rating",
     "norms overview",
     "call",
     "optimizer",
