@@ -5,11 +5,9 @@ from __future__ import annotations
 import copy
 import functools
 import importlib
-import math
 import operator
 from collections import deque
 from collections.abc import Sequence
-from functools import partial
 from types import ModuleType, TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +16,6 @@ from stepspec.batches import Stage
 from stepspec.checks import check_lists
 from stepspec.overview import Overview, describe
 from stepspec.plan import Action, Group, Order, Plan
-from stepspec.rates import Rates
 
 if TYPE_CHECKING:
     from stepspec.optimizer import Optimizer
@@ -50,12 +47,8 @@ class Call:
         optimizer = self._optimizer
         self._turn = optimizer._exclusive.take(type(optimizer).__name__)
         try:
-            check_lists(*self._arguments)
-            # tuples keep the arrays alive, whatever another thread does to the lists
-            indices, weights, grads, states = map(tuple, self._arguments)
-            self._plan, self._held = _plan(optimizer, indices, weights, grads, states)
-            self._rates = optimizer._rates(self._plan.indices, self._plan.current_multipliers(optimizer))
-            optimizer._check_range(self._rates, self._plan.indices, self._plan.single)
+            self._plan, self._held = _plan(optimizer, *self._arguments)
+            self._rates = self._plan.rates(optimizer)
         except BaseException:
             optimizer._exclusive.give_back(self._turn)
             raise
@@ -73,8 +66,10 @@ class Call:
 
     def _order(self) -> Order:
         plan, rates, optimizer = self._plan, self._rates, self._optimizer
-        together = int(min(optimizer.aggregate_num or math.inf, max(1, len(plan.indices))))
-        frozen, lazy = _frozen(optimizer, rates), plan.lazy(optimizer, rates)
+        together = max(1, len(plan.indices))
+        if optimizer._aggregate_num is not None:
+            together = int(min(optimizer._aggregate_num, together))
+        frozen, lazy = plan.selections.frozen(optimizer, rates), plan.selections.lazy(optimizer, rates)
         return Order(tuple(self._stages), self._stores, frozen, lazy, together)
 
     def _run(self) -> None:
@@ -84,10 +79,7 @@ class Call:
         plan.load(rates)
         plan.note_layouts(optimizer)
         for group in groups:
-            counts = rates.counts
-            if len(groups) > 1:
-                counts = {index: counts[index] for index in group.indices}
-            _launch(plan, group, partial(optimizer._counts.update, counts))
+            _launch(plan, group, plan.known.tally.raising(group.part))
 
 
 class _Verification(Call):
@@ -134,30 +126,48 @@ def _kernels(cls: type, name: str) -> ModuleType:
     return importlib.import_module(f"{found}_cpu")
 
 
-def _plan(
+def _plan(optimizer: Optimizer, *arguments: Any) -> tuple[Plan, Sequence[Any]]:
+    """Return the plan of a call, and what to keep alive of its gradients; make a new plan if none fits."""
+    indices, weights, grads, states = arguments
+    plan = optimizer._plans.latest
+    # most calls are like the last one; a tuple keeps the gradients alive, whatever another thread does
+    if plan is not None and type(grads) in (list, tuple):
+        given = tuple(grads)
+        if plan.known.recognise(indices, weights, states, optimizer._begin) and plan.still_right(optimizer):
+            held = plan.take_gradients(given)
+            if held is not None:
+                return plan, held
+    check_lists(*arguments)
+    return _other_plan(optimizer, *map(tuple, arguments))
+
+
+def _other_plan(
     optimizer: Optimizer,
     indices: tuple[Any, ...],
     weights: tuple[Any, ...],
     grads: tuple[Any, ...],
     states: tuple[Any, ...],
 ) -> tuple[Plan, Sequence[Any]]:
-    """Return the plan of a call and what to keep alive of its gradients; make a new plan if none fits."""
+    """Return the plan of a call that is not like the last one; the tuples keep the arrays alive."""
     plans, known = optimizer._plans, []
     for plan in plans.of(indices):
-        if not plan.matches(indices, weights, states):
+        if not plan.known.matches(indices, weights, states, optimizer._begin):
             continue
         if not plan.still_right(optimizer):
             plans.remove(plan)
-        elif plan.take_gradients(grads):
+            continue
+        held = plan.take_gradients(grads)
+        if held is not None:
             plans.use(plan)
-            return plan, grads
-        else:
-            known.append(plan)
+            return plan, held
+        known.append(plan)
     entries = optimizer._check(indices, weights, grads, states)
     fitting = next((plan for plan in known if plan.gradients.fit(entries)), None)
-    plan = fitting or Plan(optimizer, entries, states)
-    plans.use(plan)
-    return plan, plan.gradients.copy(entries)
+    if fitting is None:
+        fitting = Plan(optimizer, entries, states)
+        fitting.known.tally.read(optimizer._begin)
+    plans.use(fitting)
+    return fitting, fitting.gradients.take_checked(entries)
 
 
 def _launch(plan: Plan, group: Group, commit: Action) -> None:
@@ -184,11 +194,3 @@ def _launch(plan: Plan, group: Group, commit: Action) -> None:
                     cpu.run(run.items, run.batches)
             finally:
                 deque(rest, maxlen=0)
-
-
-def _frozen(optimizer: Optimizer, rates: Rates) -> frozenset[int]:
-    """Return the positions of tensors that a rule dividing by lr leaves alone: those with a rate of 0."""
-    if not optimizer.frozen_at_zero_rate or all(rate.lr != 0 for rate in rates.distinct):
-        return frozenset()
-    zero = {k for k, rate in enumerate(rates.distinct) if rate.lr == 0}
-    return frozenset(tensor for tensor, k in enumerate(rates.of) if k in zero)

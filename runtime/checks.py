@@ -136,7 +136,7 @@ def _check_tensor(rules: Rules, index: int, weight: Any, grad: Any, state: Any) 
         raise ValueError(f"the weight of {label} is read-only; pass a writable array, such as a copy")
     if rules.refuses_empty and weight.size == 0:
         raise ValueError(f"the weight of {label} is empty: the rule takes a maximum, and it has none")
-    _check_grad(f"the gradient of {label}", grad, weight)
+    check_gradient(f"the gradient of {label}", grad, weight)
     flags = rules._flags(index)
     ndim = max(weight.ndim, 1)
     layout = rules._layout(flags, ndim)
@@ -148,7 +148,8 @@ def _check_tensor(rules: Rules, index: int, weight: Any, grad: Any, state: Any) 
     return Entry(index, label, weight, grad, arrays, master, layout, flags, variant, stochastic)
 
 
-def _check_grad(what: str, grad: Any, weight: Array) -> None:
+def check_gradient(what: str, grad: Any, weight: Array) -> None:
+    """Raise TypeError or ValueError unless a gradient is one that a weight can have."""
     if isinstance(grad, RowSparse):
         grad.check(what, weight.shape)
         values = grad.values

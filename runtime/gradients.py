@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from stepspec.arrays import Gradients, is_plain
-from stepspec.checks import Entry
+from stepspec.arrays import Gradients, Snapshot, is_plain
+from stepspec.checks import Entry, check_gradient
 from stepspec.compilation import log
 from stepspec.sparse import RowSparse
 from stepspec.states import Array
@@ -30,71 +30,75 @@ class GradientRows:
 
     """
 
-    def __init__(self, entries: Sequence[Entry]) -> None:
+    def __init__(self, entries: Sequence[Entry], written: Snapshot) -> None:
         self._kinds = _kinds(entries)
         self._told: set[int] = set()
         self.copied: tuple[str, ...] = ()
-        self._weights = [entry.weight for entry in entries]
-        self.sparse = tuple(i for i, entry in enumerate(entries) if isinstance(entry.grad, RowSparse))
-        self._dense = [i for i, entry in enumerate(entries) if not isinstance(entry.grad, RowSparse)]
-        written = [array for entry in entries for array in entry.written.values()]
-        # the shapes of the weights, each in the gradient's dtype, without memory of their own
-        alike = [
-            np.broadcast_to(np.empty((), entries[i].values.dtype), entries[i].weight.shape)
-            for i in self._dense
-        ]
-        self._plain = Gradients(alike, written)
-        self.addresses = np.zeros(len(entries), np.int64) if self.sparse else self._plain.pointers
-        self.present_rows, self.present = np.zeros((2, len(entries)), np.int64)
+        self._labels = [(entry.index, entry.label) for entry in entries]
+        self.sparse = tuple(i for i, (is_sparse, _) in enumerate(self._kinds) if is_sparse)
+        shapes, dtypes = [entry.weight.shape for entry in entries], [dtype for _, dtype in self._kinds]
+        self._plain = Gradients(shapes, dtypes, self.sparse, written)
+        self.addresses, self.present_rows = self._plain.addresses, self._plain.rows
+        self.present = self._plain.present
 
     def fit(self, entries: Sequence[Entry]) -> bool:
         """Tell whether gradients of checked tensors are of the same dtypes, row-sparse where these are."""
         return self._kinds == _kinds(entries)
 
-    def take(self, grads: tuple[Any, ...]) -> bool:
-        """Take gradients as they lie; False if they need all checks, or copies."""
+    def take(self, grads: tuple[Any, ...], weights: Sequence[Array]) -> Sequence[Any] | None:
+        """Take gradients as they lie, or copied; None if all checks are needed.
+
+        The caller keeps the result alive until the call has ended.
+        """
         self.copied = ()
-        if not self.sparse:
-            return self._plain.accept(grads)
-        if not all(map(self._is_usable, self.sparse, (grads[i] for i in self.sparse))):
-            return False
-        if self._dense:
-            if not self._plain.accept(tuple(grads[i] for i in self._dense)):
-                return False
-            self.addresses[self._dense] = self._plain.pointers
-        for i in self.sparse:
-            self._point(i, grads[i], grads[i].values)
-        return True
+        if len(grads) != len(self._kinds):
+            return None
+        closer = self._plain.accept(grads)
+        if not closer:
+            return grads
+        if not all(self._look(i, grads[i], weights[i]) for i in closer):
+            return None
+        return *grads, self._hold(closer, [grads[i] for i in closer])
 
-    def copy(self, entries: Sequence[Entry]) -> tuple[Any, ...]:
+    def take_checked(self, entries: Sequence[Entry]) -> Sequence[Any]:
         """Take checked gradients, copied where not contiguous; the caller keeps the result alive."""
-        held = tuple(map(self._contiguous, entries))
-        self.copied = tuple(entry.label for entry in entries if not is_plain(entry.values))
-        self.addresses[:] = [values.ctypes.data for values in held]
-        for i in self.sparse:
-            self._point(i, entries[i].grad, held[i])
-        return held, tuple(entry.grad for entry in entries)
+        grads = [entry.grad for entry in entries]
+        return *grads, self._hold(range(len(grads)), grads)
 
-    def _contiguous(self, entry: Entry) -> Array:
-        if is_plain(entry.values):
-            return entry.values
-        if entry.index not in self._told:
-            self._told.add(entry.index)
-            log.info("the gradient of %s is not C-contiguous: such gradients are copied", entry.label)
-        return np.require(entry.values, requirements=("C", "A"))
+    def _look(self, i: int, grad: Any, weight: Array) -> bool:
+        """Tell whether one gradient is as before, after the checks of a single tensor."""
+        check_gradient(f"the gradient of {self._labels[i][1]}", grad, weight)
+        kind = _kind(grad)
+        return kind == self._kinds[i] and not self._plain.meets_written(_values(grad))
 
-    def _is_usable(self, tensor: int, grad: Any) -> bool:
-        if type(grad) is not RowSparse or grad.shape != self._weights[tensor].shape:
-            return False
-        values = grad.values
-        whole = grad.is_whole() and values.dtype == self._kinds[tensor][1]
-        return whole and is_plain(values) and not self._plain.meets_written(values)
+    def _hold(self, positions: Sequence[int], grads: Sequence[Array | RowSparse]) -> list[Array]:
+        """Note where gradients lie; return their numbers, copied where kernels cannot walk them."""
+        held = [self._contiguous(i, _values(grad)) for i, grad in zip(positions, grads, strict=True)]
+        for i, grad, values in zip(positions, grads, held, strict=True):
+            self._plain.point(i, grad, values)
+        moved = (
+            i for i, grad, values in zip(positions, grads, held, strict=True) if values is not _values(grad)
+        )
+        self.copied = tuple(self._labels[i][1] for i in moved)
+        return held
 
-    def _point(self, tensor: int, grad: Any, values: Array) -> None:
-        self.addresses[tensor] = values.ctypes.data
-        self.present_rows[tensor] = grad.rows.ctypes.data
-        self.present[tensor] = grad.rows.size
+    def _contiguous(self, i: int, values: Array) -> Array:
+        if is_plain(values):
+            return values
+        index, label = self._labels[i]
+        if index not in self._told:
+            self._told.add(index)
+            log.info("the gradient of %s is not C-contiguous: such gradients are copied", label)
+        return np.require(values, requirements=("C", "A"))
+
+
+def _values(grad: Array | RowSparse) -> Array:
+    return grad.values if isinstance(grad, RowSparse) else grad
+
+
+def _kind(grad: Array | RowSparse) -> tuple[bool, np.dtype[Any]]:
+    return isinstance(grad, RowSparse), grad.dtype
 
 
 def _kinds(entries: Sequence[Entry]) -> list[tuple[bool, np.dtype[Any]]]:
-    return [(isinstance(entry.grad, RowSparse), entry.values.dtype) for entry in entries]
+    return [_kind(entry.grad) for entry in entries]

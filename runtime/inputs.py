@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -12,6 +13,8 @@ from stepspec.rates import Rate, Rates, host_scalar
 from stepspec.states import Array
 
 _RATE = ("lr", "wd", "t")
+
+Values = Mapping[str, tuple[float, ...]]
 
 
 class Inputs:
@@ -31,36 +34,36 @@ class Inputs:
     def __init__(self, rows: Mapping[str, Array], labels: Sequence[str]) -> None:
         self._rows = rows
         self._labels = labels
-        self._values: dict[str, tuple[float, ...]] = {}
-        self._of: tuple[int, ...] = ()
-        self._positions: Array = np.zeros(0, np.int64)
+        # the bits of what a row was filled with: 0.0 and -0.0 differ
+        self._filled: dict[str, bytes] = {}
+        self._of: object = None
 
-    def compute(self, optimizer: Any, rates: Rates) -> dict[str, tuple[float, ...]]:
+    def compute(self, optimizer: Any, rates: Rates) -> Values:
         """Return name to numbers, one per distinct rate; ValueError if one cannot be computed."""
         return {name: self._compute(optimizer, name, rates) for name in self._rows}
 
-    def fill(self, values: Mapping[str, tuple[float, ...]], rates: Rates) -> None:
+    def fill(self, values: Values, rates: Rates) -> None:
         """Write the rows that differ from the last call's."""
-        if rates.of is not self._of and rates.of != self._of:
-            self._values.clear()
-            self._positions = np.array(rates.of, np.int64)
-        self._of = rates.of
+        if rates.of is not self._of:
+            self._filled.clear()
+            self._of = rates.of
         for name, numbers in values.items():
-            if self._values.get(name) != numbers or 0.0 in numbers:  # -0.0 equals 0.0
-                self._values.pop(name, None)  # Ctrl-C may come before the row is filled
+            bits = struct.pack(f"{len(numbers)}d", *numbers)
+            if self._filled.get(name) != bits:
+                self._filled.pop(name, None)  # Ctrl-C may come before the row is filled
                 if len(numbers) == 1:
                     self._rows[name].fill(numbers[0])
                 else:
-                    np.take(np.array(numbers), self._positions, out=self._rows[name])
-                self._values[name] = numbers
+                    np.take(np.array(numbers), rates.of, out=self._rows[name])
+                self._filled[name] = bits
 
     def _compute(self, optimizer: Any, name: str, rates: Rates) -> tuple[float, ...]:
         if name in optimizer.host:
-            firsts = map(rates.of.index, range(len(rates.distinct)))
+            firsts = map(rates.first, range(len(rates.distinct)))
             return tuple(map(partial(self._host, optimizer, name), rates.distinct, firsts))
         if name in _RATE:
             place = _RATE.index(name)
-            return tuple(float(rate[place]) for rate in rates.distinct)
+            return tuple([float(rate[place]) for rate in rates.distinct])
         # hyperparameters are stored as checked floats under their names
         own = optimizer.__dict__
         return (own[name] if name in own else float(getattr(optimizer, name)),)

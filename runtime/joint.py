@@ -22,7 +22,7 @@ from stepspec.states import Array
 from stepspec.updater import States
 
 if TYPE_CHECKING:
-    from stepspec.arrays import Gradients
+    from stepspec.arrays import Gradients, Snapshot
 
 _log = logging.getLogger("stepspec")
 
@@ -191,7 +191,7 @@ class Apart:
     """Refuses gradients that overlap what another group writes; within a group its optimizer does."""
 
     def __init__(self) -> None:
-        self._written: list[Array] = []
+        self._written: Snapshot | None = None
         self._known: Gradients | None = None
 
     def __reduce__(self) -> tuple[type[Apart], tuple[()]]:
@@ -203,23 +203,22 @@ class Apart:
         if len(calls) < 2:
             return
         written = [array for call in calls for array in call.written]
-        grads = [grad for call in calls for grad in call.grads]
-        dense = tuple(grad for grad in grads if not isinstance(grad, RowSparse))
-        sparse = [grad.values for grad in grads if isinstance(grad, RowSparse)]
-        if not self._lie_apart(written, dense, sparse):
+        grads = tuple(grad for call in calls for grad in call.grads)
+        if not self._lie_apart(written, grads):
             operands = [call.operands() for call in calls]
             check_overlaps(*([o for pair in operands for o in pair[k]] for k in range(2)))
-            self._learn(written, dense)
+            self._learn(written, grads)
 
-    def _lie_apart(self, written: list[Array], dense: tuple[Array, ...], sparse: list[Array]) -> bool:
-        """Tell, in a short time, that gradients of known shapes do not meet known arrays."""
-        if self._known is None or len(written) != len(self._written):
+    def _lie_apart(self, written: list[Array], grads: tuple[Any, ...]) -> bool:
+        """Tell, in a short time, that gradients like the last ones do not meet known arrays."""
+        if self._known is None or self._written is None or len(grads) != len(self._known.shapes):
             return False
-        same = all(map(operator.is_, written, self._written)) and self._known.accept(dense)
-        return same and not any(not v.flags.c_contiguous or self._known.meets_written(v) for v in sparse)
+        return self._written.unchanged(written) and not self._known.accept(grads)
 
-    def _learn(self, written: list[Array], dense: tuple[Array, ...]) -> None:
-        from stepspec.arrays import Gradients, is_plain
+    def _learn(self, written: list[Array], grads: tuple[Any, ...]) -> None:
+        from stepspec.arrays import Gradients, Snapshot
 
-        self._written = written
-        self._known = Gradients(dense, written) if all(map(is_plain, written)) else None
+        self._written = Snapshot(written)
+        sparse = [i for i, grad in enumerate(grads) if isinstance(grad, RowSparse)]
+        shapes, dtypes = [grad.shape for grad in grads], [grad.dtype for grad in grads]
+        self._known = Gradients(shapes, dtypes, sparse, self._written)

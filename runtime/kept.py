@@ -22,7 +22,7 @@ class KeptPlans:
 
     def __init__(self) -> None:
         self._plans: dict[tuple[int, ...], list[Plan]] = {}
-        self._latest: Plan | None = None
+        self.latest: Plan | None = None
 
     def __iter__(self) -> Iterator[Plan]:
         """Yield all plans; those of the same tensors follow each other, the latest first."""
@@ -37,24 +37,24 @@ class KeptPlans:
 
     def use(self, plan: Plan) -> None:
         """Keep a plan, as the latest."""
-        if plan is self._latest:
+        if plan is self.latest:
             return
         plans = self._plans.pop(plan.indices, [])
         others = [other for other in plans if other is not plan]
         self._plans[plan.indices] = [plan, *others][:EACH]
-        self._latest = plan
+        self.latest = plan
         if len(others) == len(plans):
             self._drop_old()
 
     def remove(self, plan: Plan) -> None:
         """Forget a plan."""
         self._plans[plan.indices].remove(plan)
-        self._latest = None
+        self.latest = None
 
     def clear(self) -> None:
         """Forget all plans."""
         self._plans.clear()
-        self._latest = None
+        self.latest = None
 
     def _drop_old(self) -> None:
         room = EACH * len(set().union(*self._plans))

@@ -34,6 +34,7 @@ class Match:
         self._optimizer = part.optimizer
         self.differences = [*_rules(self._optimizer, record), *_schedules(self._optimizer, record)]
         self.writes: list[Callable[[], object]] = []
+        self._counts: dict[int, int | None] = {}
         self._changed = self._match_hyperparameters()
         self._match_multipliers()
         self._match_tensors()
@@ -90,6 +91,7 @@ class Match:
         self.differences += _one_sided("tensor", saved, places)
         for label in (label for label in saved if label in places):
             self._match_tensor(label, places[label])
+        self.writes.append(self._optimizer._counts.loading(self._counts))
 
     def _match_tensor(self, label: str, index: int) -> None:
         """Compare one tensor; its states and its count are loaded together or not at all."""
@@ -109,11 +111,7 @@ class Match:
             self.writes += [partial(operator.setitem, own[name], ..., found[name]) for name in found]
         else:
             self.writes.append(partial(operator.setitem, states, index, found))
-        counts = self._optimizer._counts
-        if saved["count"] is None:
-            self.writes.append(partial(counts.pop, index, None))
-        else:
-            self.writes.append(partial(operator.setitem, counts, index, saved["count"]))
+        self._counts[index] = saved["count"]
 
     def _weight_differences(self, index: int, saved: Record) -> Iterator[str]:
         weight = self._part.weights.get(index)

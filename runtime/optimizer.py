@@ -15,6 +15,7 @@ from stepspec.rates import Rate
 from stepspec.rating import Rating
 from stepspec.sparse import RowSparse
 from stepspec.states import Array
+from stepspec.tally import Tally
 from stepspec.tensors import Tensor, tensors
 
 if TYPE_CHECKING:
@@ -250,7 +251,9 @@ class Optimizer(Rating):
         """Make all checks of a call; return its tensors and the rate of each."""
         entries = self._check(indices, weights, grads, states)
         numbers = [entry.index for entry in entries]
-        rates = self._rates(numbers, self._per_tensor.multipliers(numbers))
+        tally = Tally(self._counts, numbers)
+        tally.read(self._begin)
+        rates = self._rates(numbers, tally, self._per_tensor.multipliers(numbers))
         single = [i for i, entry in enumerate(entries) if entry.formats.compute == "float32"]
         self._check_range(rates, numbers, single)
         self._check_host(rates, numbers)

@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain
-from operator import itemgetter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from stepspec import noise
-from stepspec.arrays import Snapshot, is_plain
+from stepspec.arrays import is_plain
 from stepspec.batches import Run, Shape, Stage
 from stepspec.checks import Entry
 from stepspec.compilation import log
-from stepspec.formats import compute_dtype
 from stepspec.gradients import GradientRows
 from stepspec.inputs import Inputs
 from stepspec.rates import Multipliers, Rates
+from stepspec.recognition import Known
+from stepspec.selections import Selections
 from stepspec.states import Array, Layout, Variant
 from stepspec.tables import Tables
 
@@ -31,15 +31,15 @@ Action = Callable[[], object]
 # an array of the caller, and the memory of the plan that stands for it
 Copy = tuple[Array, Array]
 
-# what an index may be without a closer look
-_INDEX_TYPES = {int, *(np.dtype(code).type for code in np.typecodes["AllInteger"])}
+# so many launches of the same tensors are kept: learning rates and decays of 0 may come and go
+ORDERS = 4
 
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """Tensors that are launched together: their indices, runs, and what to do after the last run."""
+    """Tensors that are launched together: their positions, runs, and what to do after the last run."""
 
-    indices: tuple[int, ...]
+    part: range
     reading: list[Run]
     writing: list[Run]
     finish: tuple[Action, ...]
@@ -64,26 +64,20 @@ class Plan:
     def __init__(
         self, optimizer: Optimizer, entries: Sequence[Entry], states: Sequence[dict[str, Array]]
     ) -> None:
-        self.indices = tuple(entry.index for entry in entries)
-        self.labels = tuple(entry.label for entry in entries)
+        self.indices = tuple([entry.index for entry in entries])
+        self.labels = tuple([entry.label for entry in entries])
         self._multipliers: Multipliers | None = None
         self._versions = optimizer._versions
         self._storage = _storage(optimizer)
         self._had_objects = True  # in param_dict, perhaps
         self._is_noted = False
-        self._dicts = tuple(states)
         self._flags = [entry.flags for entry in entries]
         self._kinds = _kinds(entries)
-        self._names = tuple(tuple(entry.written)[1:] for entry in entries)
-        self._number = sum(map(len, self._names))
-        self._get = itemgetter(*self._names[0]) if entries and self._names[0] else None
-        self._alike = len(set(self._names)) == 1
-        kept = (
-            entry.written[name] for entry, names in zip(entries, self._names, strict=True) for name in names
-        )
-        self._snapshot = Snapshot([*(entry.weight for entry in entries), *kept])
-        self.gradients = GradientRows(entries)
-        self._sparse = {i: _lazy_facts(entries[i]) for i in self.gradients.sparse}
+        self._weights = [entry.weight for entry in entries]
+        names = [tuple(entry.written)[1:] for entry in entries]
+        self.known = Known(self.indices, self._weights, states, names, optimizer._counts)
+        self.gradients = GradientRows(entries, self.known.snapshot)
+        self.selections = Selections(entries, self.gradients.sparse)
         self._buffers: list[list[Copy]] = [[] for _ in entries]
         shapes = [Shape.of(entry.weight.shape, entry.formats, entry.variant) for entry in entries]
         arrays = {"grad": self.gradients.addresses, **self._addresses(entries)}
@@ -93,51 +87,19 @@ class Plan:
         for i in self._noisy:
             self.tables.noise_key[i] = optimizer._noise_key(self.indices[i])
         self.inputs = Inputs(self.tables.inputs, self.labels)
-        self.plain = not any(self._buffers)
         self.copied = tuple(
             label for label, buffers in zip(self.labels, self._buffers, strict=True) if buffers
         )
         rows, self._states = self._per_tensor(entries)
         self._loads = [*chain.from_iterable(self._buffers), *rows]
-        self._order: Order | None = None
-        self._groups: tuple[Group, ...] = ()
+        self._launches: list[tuple[Order, tuple[Group, ...]]] = []
 
     # ------------------------------------------------------------------ recognising a call
-
-    def matches(self, indices: Sequence[Any], weights: Sequence[Any], states: Sequence[Any]) -> bool:
-        """Tell whether a call is about exactly these tensors, arrays, shapes, strides and dtypes."""
-        if len(indices) != len(self.indices) or not self._same_indices(indices):
-            return False
-        found = self._state_arrays(states)
-        return found is not None and self._snapshot.unchanged((*weights, *found))
-
-    def _same_indices(self, indices: Sequence[Any]) -> bool:
-        if all(map(operator.is_, indices, self.indices)):
-            return True
-        return tuple(indices) == self.indices and _INDEX_TYPES.issuperset(map(type, indices))
-
-    def _state_arrays(self, states: Sequence[Any]) -> Iterable[Any] | None:
-        """Return all state arrays of a call in the plan's order; None if the dicts are not as they were.
-
-        Each has the names it had, and together they have no more.
-        """
-        known = all(map(operator.is_, states, self._dicts)) or {dict}.issuperset(map(type, states))
-        if not known or sum(map(len, states)) != self._number:
-            return None
-        try:
-            if not self._alike:
-                return [s[name] for names, s in zip(self._names, states, strict=True) for name in names]
-            if self._get is None:
-                return ()
-            found = tuple(map(self._get, states))
-            return found if len(self._names[0]) == 1 else chain.from_iterable(found)
-        except KeyError:
-            return None
 
     def still_right(self, optimizer: Optimizer) -> bool:
         """Tell whether the optimizer would still treat the tensors as when the plan was made."""
         versions = optimizer._versions
-        has_objects = bool(optimizer.param_dict)
+        has_objects = bool(optimizer._per_tensor.objects)
         if has_objects or self._had_objects or versions[1] != self._versions[1]:
             self._multipliers = None
             if optimizer.flags and [optimizer._flags(index) for index in self.indices] != self._flags:
@@ -160,19 +122,19 @@ class Plan:
 
     def current_multipliers(self, optimizer: Optimizer) -> Multipliers:
         """Return the tensors' multipliers; those of `param_dict` may have changed since the last call."""
-        if self._multipliers is None or optimizer.param_dict:
+        if self._multipliers is None or optimizer._per_tensor.objects:
             self._multipliers = optimizer._per_tensor.multipliers(self.indices)
         return self._multipliers
 
-    def take_gradients(self, grads: tuple[Any, ...]) -> bool:
-        """Take gradients as they lie; False if the call needs all checks or copies."""
-        return self.plain and self.gradients.take(grads)
+    def take_gradients(self, grads: tuple[Any, ...]) -> Sequence[Any] | None:
+        """Take gradients as they lie, or copied; None if the call needs all checks."""
+        return self.gradients.take(grads, self._weights)
 
-    def lazy(self, optimizer: Optimizer, rates: Rates) -> frozenset[int]:
-        """Return the positions of the tensors of which only the rows of their gradients are updated."""
-        return frozenset(
-            i for i, facts in self._sparse.items() if optimizer._is_lazy(rates.distinct[rates.of[i]], *facts)
-        )
+    def rates(self, optimizer: Optimizer) -> Rates:
+        """Return the rates of a recognised call; ValueError if there are none, or they are refused."""
+        rates = optimizer._rates(self.indices, self.known.tally, self.current_multipliers(optimizer))
+        optimizer._check_range(rates, self.indices, self.single)
+        return rates
 
     # ------------------------------------------------------------------ launching it
 
@@ -181,17 +143,19 @@ class Plan:
         for array, memory in self._loads:
             memory[...] = array
         for i in self._noisy:
-            self.tables.noise_count[i] = rates.counts[self.indices[i]] & noise.WORD_MASK
+            self.tables.noise_count[i] = rates.distinct[rates.of[i]].t & noise.WORD_MASK
 
     def groups(self, order: Order) -> tuple[Group, ...]:
         """Return the launches of a call."""
-        if order != self._order:
-            count = len(self.indices)
-            starts = range(0, count, order.together)
-            parts = [range(start, min(start + order.together, count)) for start in starts]
-            self._groups = tuple(self._group(order, part) for part in parts)
-            self._order = order
-        return self._groups
+        for known, groups in self._launches:
+            if known == order:
+                return groups
+        count = len(self.indices)
+        starts = range(0, count, order.together)
+        parts = [range(start, min(start + order.together, count)) for start in starts]
+        groups = tuple(self._group(order, part) for part in parts)
+        self._launches = [(order, groups), *self._launches][:ORDERS]
+        return groups
 
     def _group(self, order: Order, part: range) -> Group:
         moving = [tensor for tensor in part if tensor not in order.frozen]
@@ -207,7 +171,7 @@ class Plan:
             for name, row in order.stores.items()
             if (array := self._states[tensor].get(name)) is not None
         ]
-        return Group(self.indices[part.start : part.stop], reading, writing, (*copies, *stores))
+        return Group(part, reading, writing, (*copies, *stores))
 
     # ------------------------------------------------------------------ making it
 
@@ -247,11 +211,6 @@ class Plan:
 def _storage(optimizer: Optimizer) -> tuple[bool, str, int]:
     """Return what decides how weights are stored."""
     return optimizer.multi_precision, optimizer.rounding, optimizer.seed
-
-
-def _lazy_facts(entry: Entry) -> tuple[dict[str, bool], Array, Any]:
-    """Return what decides, besides rates, whether a row-sparse update may leave rows alone."""
-    return entry.flags, entry.weight, compute_dtype(entry.target.dtype).type
 
 
 def _kinds(entries: Sequence[Entry]) -> list[tuple[dict[str, bool], int, Variant, Layout]]:

@@ -7,9 +7,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeVar
 
+import numpy as np
+from numpy.typing import NDArray
+
 from stepspec.hyperparameters import number
 from stepspec.states import TensorFlag
 
+Int64s = NDArray[np.int64]
 Item = TypeVar("Item")
 
 # numbers from here on are infinite in float32
@@ -35,11 +39,17 @@ class Multipliers(NamedTuple):
 
 
 class Rates(NamedTuple):
-    """The distinct rates of a call, for each tensor the position of its own, and its new update count."""
+    """The distinct rates of a call, and for each tensor the position of its own.
+
+    While tensors are grouped alike, `of` is one and the same array in all calls.
+    """
 
     distinct: tuple[Rate, ...]
-    of: tuple[int, ...]
-    counts: Mapping[int, int]
+    of: Int64s
+
+    def first(self, k: int) -> int:
+        """Return the first tensor with a rate."""
+        return int(np.argmax(self.of == k))
 
 
 @dataclass(slots=True)
@@ -75,7 +85,7 @@ class PerTensor:
             return Multipliers(((1.0, 1.0),), (0,) * len(indices))
         lr = [self._lookup(index, "lr_mult", self.lr_mult) for index in indices]
         wd = [self._lookup(index, "wd_mult", self.wd_mult) for index in indices]
-        return Multipliers(*_distinct(list(zip(lr, wd, strict=True))))
+        return Multipliers(*distinct(list(zip(lr, wd, strict=True))))
 
     def _lookup(self, index: int, attribute: str, table: dict[int | str, float]) -> float:
         own = getattr(self.objects.get(index), attribute, None)
@@ -94,21 +104,6 @@ def multiplier(label: str, value: object) -> float:
     return result
 
 
-def combine(
-    lr: float, wd: float, multipliers: Multipliers, indices: Sequence[int], before: Sequence[int]
-) -> Rates:
-    """Apply the multipliers and group the tensors by (lr, wd, t), where t is one more than `before`."""
-    pairs = multipliers.distinct
-    if len(set(before)) == 1:
-        t = before[0] + 1
-        distinct = tuple(Rate(lr * a, wd * b, t) for a, b in pairs)
-        return Rates(distinct, multipliers.of, dict.fromkeys(indices, t))
-    ts = [count + 1 for count in before]
-    groups, of = _distinct(list(zip(multipliers.of, ts, strict=True)))
-    distinct = tuple(Rate(lr * pairs[k][0], wd * pairs[k][1], t) for k, t in groups)
-    return Rates(distinct, of, dict(zip(indices, ts, strict=True)))
-
-
 def host_scalar(optimizer: Any, name: str, rate: Rate, label: str) -> float:
     """Compute one host scalar; what Python cannot compute is a ValueError naming tensor and scalar."""
     owner = type(optimizer).__name__
@@ -125,7 +120,7 @@ def host_scalar(optimizer: Any, name: str, rate: Rate, label: str) -> float:
     return float(value)
 
 
-def _distinct(items: Sequence[Item]) -> tuple[tuple[Item, ...], tuple[int, ...]]:
+def distinct(items: Sequence[Item]) -> tuple[tuple[Item, ...], tuple[int, ...]]:
     """Return the distinct items in order, and for each item its position among them."""
     position: dict[Item, int] = {}
     of = tuple(position.setdefault(item, len(position)) for item in items)

@@ -5,26 +5,23 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from stepspec.rates import BEYOND_FLOAT32, Multipliers, Rates, combine, host_scalar
+from stepspec.rates import BEYOND_FLOAT32, Multipliers, Rates, host_scalar
 from stepspec.settings import Settings
+from stepspec.tally import Tally
 
 
 class Rating(Settings):
     """Looks up what the tensors of a call are updated with."""
 
-    def _rates(self, indices: Sequence[int], multipliers: Multipliers) -> Rates:
-        """Raise the counts of all tensors (in a copy), then look up the rate once."""
-        before = self._counts_of(indices)
-        highest = max(set(before), default=-1) + 1
-        if len(self._counts) > len(before):
-            highest = max(highest, self.num_update)
-        lr = self._rate_at(max(highest, self._begin))
-        rates = combine(lr, self.wd, multipliers, indices, before)
+    def _rates(self, indices: Sequence[int], tally: Tally, multipliers: Multipliers) -> Rates:
+        """Look up the rate once, as it is when the counts of all tensors have been raised."""
+        highest = max(tally.highest + 1, self._counts.highest, self._begin)
+        rates = tally.rates(self._rate_at(highest), self.wd, multipliers)
         for k, rate in enumerate(rates.distinct):
             finite = math.isfinite(rate.lr) and math.isfinite(rate.wd)
             if finite and (self.uses_wd or rate.wd == 0):
                 continue
-            label = self._label(indices[rates.of.index(k)])
+            label = self._label(indices[rates.first(k)])
             if not finite:
                 raise ValueError(f"{label}: a rate is not finite: lr = {rate.lr}, wd = {rate.wd}")
             raise ValueError(
@@ -32,12 +29,6 @@ class Rating(Settings):
                 "set wd or the tensor's wd_mult to 0"
             )
         return rates
-
-    def _counts_of(self, indices: Sequence[int]) -> list[int]:
-        try:
-            return [*map(self._counts.__getitem__, indices)]
-        except KeyError:
-            return [self._counts.get(index, self._begin) for index in indices]
 
     def _check_range(self, rates: Rates, indices: Sequence[int], single: Sequence[int]) -> None:
         """Refuse numbers that are infinite in float32; `single` are the positions of what it computes."""
@@ -58,7 +49,7 @@ class Rating(Settings):
         for k, rate in enumerate(rates.distinct):
             if not (self.frozen_at_zero_rate and rate.lr == 0):
                 for name in self.host:
-                    host_scalar(self, name, rate, self._label(indices[rates.of.index(k)]))
+                    host_scalar(self, name, rate, self._label(indices[rates.first(k)]))
 
     def _label(self, index: int) -> str:
         return self._per_tensor.label(index)

@@ -11,6 +11,7 @@ from typing import Any
 from stepspec import arguments
 from stepspec.changes import Changes
 from stepspec.checks import check_index
+from stepspec.counts import Counts
 from stepspec.exclusive import Exclusive
 from stepspec.hyperparameters import Choice, Flag, Hyperparameter, number
 from stepspec.kept import KeptPlans
@@ -55,7 +56,7 @@ class Settings(Changes):
         arguments.refuse_unknown(type(self), unknown)
         self._prepare()
         self._created = {}
-        self._counts: dict[int, int] = {}
+        self._counts = Counts()
         self._begin = arguments.count(f"{name}: begin_num_update", begin_num_update)
         self._per_tensor = PerTensor(name, arguments.names(name, param_idx2name))
         self.param_dict = param_dict if param_dict is not None else {}
@@ -102,7 +103,8 @@ class Settings(Changes):
     @property
     def num_update(self) -> int:
         """The largest update count of any tensor so far, at least `begin_num_update`."""
-        return max(self._counts.values(), default=self._begin)
+        highest = self._counts.highest
+        return self._begin if highest < 0 else highest
 
     @property
     def begin_num_update(self) -> int:
@@ -207,7 +209,7 @@ class Settings(Changes):
     def __getstate__(self) -> dict[str, Any]:
         """Return what pickling and copying take along: its own counts and names, no plans and no lock."""
         own = {
-            "_counts": dict(self._counts),
+            "_counts": self._counts.copy(),
             "_created": dict(self._created),
             "_per_tensor": replace(self._per_tensor),
         }

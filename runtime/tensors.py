@@ -119,8 +119,10 @@ def _apart(value: Any, targets: list[Array]) -> Any:
 
 def tensors(optimizer: Optimizer, entries: list[Entry], rates: list[Rate]) -> Iterator[Tensor]:
     """Yield the tensors of a checked call; one that a rate of 0 freezes is only counted."""
-    for entry, rate in zip(entries, rates, strict=True):
-        commit = partial(optimizer._counts.update, {entry.index: rate.t})
+    counts = optimizer._counts
+    places = counts.places([entry.index for entry in entries])
+    for k, (entry, rate) in enumerate(zip(entries, rates, strict=True)):
+        commit = counts.setting(slice(places[k], places[k] + 1), rate.t, rate.t)
         if optimizer.frozen_at_zero_rate and rate.lr == 0:
             commit()
         else:

@@ -11,7 +11,7 @@ import pytest
 from numpy.typing import NDArray
 
 import stepspec
-from stepspec import arrays
+from stepspec import RowSparse, arrays, recognition
 
 Array = NDArray[Any]
 SHAPE = (6, 5, 4)
@@ -251,7 +251,7 @@ def test_few_plans_of_the_same_tensors_are_kept() -> None:
     weights = [np.ones(8, np.float32) for _ in range(6)]
     for weight in (*weights, weights[3]):
         one.fused_step([0], [weight], [np.ones(8, np.float32)], [{}])
-    kept = [plan._snapshot.arrays[0] for plan in one._plans]
+    kept = [plan.known.snapshot.arrays[0] for plan in one._plans]
     assert all(a is b for a, b in zip(kept, [weights[k] for k in (3, 5, 4, 2)], strict=True))
 
 
@@ -289,8 +289,9 @@ def test_plans_keep_no_gradients() -> None:
 
 @pytest.mark.parametrize("bulk", [True, False], ids=["bulk", "python"])
 def test_slow_reading_does_the_same(bulk: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert arrays.BULK
-    monkeypatch.setattr(arrays, "BULK", bulk)
+    for module in (arrays, recognition):
+        assert module.BULK
+        monkeypatch.setattr(module, "BULK", bulk)
     training = Training()
     for seed in range(2):
         training.step(seed)
@@ -304,7 +305,8 @@ def test_slow_reading_does_the_same(bulk: bool, monkeypatch: pytest.MonkeyPatch)
 
 def test_readers_agree_on_what_to_look_at_closely() -> None:
     weights: list[np.ndarray] = [np.zeros((4, 3), np.float32), np.zeros(5)]
-    gradients = arrays.Gradients(weights, weights)
+    shapes, dtypes = [w.shape for w in weights], [w.dtype for w in weights]
+    gradients = arrays.Gradients(shapes, dtypes, [], arrays.Snapshot(weights))
     good = (np.ones((4, 3), np.float32), np.ones(5))
     memory = np.zeros(15, np.uint8)
     odd: tuple[Any, ...] = (
@@ -316,15 +318,45 @@ def test_readers_agree_on_what_to_look_at_closely() -> None:
         np.ones((4, 3), ">f4"),
         np.ones((4, 3), np.float32, order="F"),
         np.ma.masked_array(np.ones((4, 3), np.float32)),
+        RowSparse(np.ones((4, 3), np.float32), range(4), (4, 3)),
         weights[0],
         memory,
     )
     for read in (gradients._read, gradients._ask):
-        assert read(good)
-        assert gradients.pointers.tolist() == [g.ctypes.data for g in good]
+        assert read(good) == []
+        assert gradients.addresses.tolist() == [g.ctypes.data for g in good]
         for grad in odd:
-            assert not read((grad, good[1]))
-        assert not read((good[0], weights[1]))
+            assert read((grad, good[1])) == [0]
+        assert read((good[0], weights[1])) == [1]
+        assert read((None, weights[1])) == [0, 1]
+
+
+def test_readers_agree_on_row_sparse_gradients() -> None:
+    table = np.zeros((9, 2, 3), np.float32)
+    gradients = arrays.Gradients([table.shape], [table.dtype], [0], arrays.Snapshot([table]))
+    values, beyond = np.ones((2, 2, 3), np.float32), np.ones((3, 2, 3), np.float32)
+    cut = RowSparse(beyond, [0, 1, 2], table.shape)
+    beyond.resize((2, 2, 3), refcheck=False)
+    odd = (
+        np.ones_like(table),
+        values,
+        cut,
+        RowSparse(values, [1, 3], (8, 2, 3)),
+        RowSparse(values.reshape(2, 3, 2), [1, 3], (9, 3, 2)),
+        RowSparse(values.astype(np.float64), [1, 3], table.shape),
+        RowSparse(np.asfortranarray(values), [1, 3], table.shape),
+        RowSparse(table[3:5], [1, 3], table.shape),
+    )
+    for read in (gradients._read, gradients._ask):
+        for rows in ([1, 8], [4, 5]):
+            grad = RowSparse(values, rows, table.shape)
+            assert read((grad,)) == []
+            assert (gradients.addresses[0], gradients.present[0]) == (values.ctypes.data, 2)
+            assert gradients.rows[0] == grad.rows.ctypes.data
+        assert read((RowSparse(values[:0], [], table.shape),)) == []
+        assert gradients.present[0] == 0
+        for other in odd:
+            assert read((other,)) == [0]
 
 
 @pytest.mark.parametrize("name", ["sgd", "nag", "lars", "ftml", "groupadagrad"])

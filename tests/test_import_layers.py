@@ -39,12 +39,12 @@ GENERATOR = (
 )
 RUNTIME = (
     "atomic compilation exclusive formats halves hyperparameters kept",
-    "lr_scheduler noise notices states transcendental",
+    "counts lr_scheduler noise notices states transcendental",
     "archive batches memory overlaps pointers rates reference sparse storage",
-    "rule",
-    "arguments canonical checks inputs tables",
-    "arithmetic arrays changes names reductions tensors threads",
-    "gradients layout settings",
+    "objects rule tally",
+    "arguments canonical checks inputs reading_arrays reading_calls tables",
+    "arithmetic arrays changes names reductions selections tensors threads",
+    "gradients layout recognition settings",
     "slots",
     "pieces",
     "entries",
@@ -66,7 +66,6 @@ RUNTIME = (
 # costs no more than NumPy.
 NUMBA_AT_THE_TOP = {
     "arithmetic",
-    "arrays",
     "canonical",
     "compilation",
     "cpu",
@@ -74,8 +73,11 @@ NUMBA_AT_THE_TOP = {
     "layout",
     "memory",
     "norms_cpu",
+    "objects",
     "pieces",
     "pointers",
+    "reading_arrays",
+    "reading_calls",
     "reductions",
     "slots",
     "storage",
