@@ -1,42 +1,37 @@
-"""Numba behind typed decorators, and a disk cache that notices every changed source.
+"""Numba behind typed decorators, and what it makes: addresses of C functions, kept in a disk cache.
 
-Note [Cache key]
-Numba's own cache looks only at the file of the compiled function. Here the key is a hash over the
-function's code, its module's source, the sources of the modules which that one imports (stepspec's, and
-those beside it; and so on), the signature, the processor, the options, and the versions of Python, Numba
-and llvmlite. The key is part of the file's name, so that two versions never share a file; a file begins
-with a hash of its content, and is renamed into place. What stays behind from older versions is small,
-and may be deleted at any time.
+Note [Parts]
+Numba makes machine code of every function it compiles, after running all of LLVM's optimisations on it and on
+what it calls: what is called gets optimised again in each caller. Here an `inner` function is a part, which
+is only linked into its callers. All is optimised once, in the entry that Python gets the address of, and
+only that becomes machine code, linked as Note [Machine code] says.
 """
 
 from __future__ import annotations
 
-import contextlib
-import functools
+import ctypes
 import hashlib
-import logging
 import os
-import pickle
-import re
 import sys
 import time
 import types
-import uuid
 from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import llvmlite
 import numba
 import numba.extending
-from numba.core.caching import NullCache
-from numba.core.ccallback import CFunc
-from numba.core.compiler import Compiler, CompileResult
+from numba.core.codegen import JITCodeLibrary
+from numba.core.compiler import Compiler, Flags, compile_extra
 from numba.core.compiler_lock import global_compiler_lock
-from numba.core.registry import CPUDispatcher
-from numba.core.serialize import dumps
+from numba.core.registry import CPUDispatcher, cpu_target
+from numba.core.runtime import rtsys
 from numba.core.sigutils import normalize_signature
+
+from stepspec import kernel_cache
+from stepspec.kernel_cache import log as log
+from stepspec.machine_code import MachineCode
+from stepspec.sources import source_stamp as source_stamp
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -49,8 +44,6 @@ OPTIONS: dict[str, Any] = {
 }
 VERSIONS = (sys.version, numba.__version__, llvmlite.__version__, sorted(OPTIONS.items()))
 
-log = logging.getLogger("stepspec")
-
 # Numba's own lock, held by whoever compiles; a fork waits for it, as a child could never take it
 compiling: Any = global_compiler_lock
 if hasattr(os, "register_at_fork"):
@@ -59,21 +52,51 @@ if hasattr(os, "register_at_fork"):
     )
 
 
-class _WithoutAliases(Compiler):  # type: ignore[misc]  # Numba is untyped
-    """Numba's compiler for functions whose array arguments never overlap: LLVM vectorizes without checks."""
+class _Unlinked(JITCodeLibrary):  # type: ignore[misc]  # Numba is untyped
+    """LLVM's code of a function, without Numba making machine code of it."""
 
-    def __init__(self, *arguments: Any) -> None:
-        _, _, _, _, _, flags, _ = arguments
+    def _finalize_final_module(self) -> None:
+        self._finalize_dynamic_globals()
+        self._finalized = True
+
+
+class _Part(_Unlinked):
+    """Code that is optimised in what it becomes part of."""
+
+    def _optimize_final_module(self) -> None:
+        pass
+
+
+class _PartCompiler(Compiler):  # type: ignore[misc]  # Numba is untyped
+    """Numba's compiler for parts, see Note [Parts]."""
+
+    def __init__(self, typing: Any, target: Any, library: None, *others: Any) -> None:
+        _, _, flags, _ = others
+        flags.no_compile = True
+        super().__init__(typing, target, _Part(target.codegen(), "part"), *others)
+
+
+class _WithoutAliases(_PartCompiler):
+    """The same for functions whose array arguments never overlap: LLVM vectorizes without checks."""
+
+    def __init__(self, typing: Any, target: Any, library: None, *others: Any) -> None:
+        _, _, flags, _ = others
         flags.noalias = True
-        super().__init__(*arguments)
+        super().__init__(typing, target, library, *others)
 
 
 class _Inner(CPUDispatcher):  # type: ignore[misc]  # Numba is untyped
-    """A function without an entry for Python, which takes half of the time to compile."""
+    """A function without an entry for Python."""
 
-    def __init__(self, function: Callable[..., Any], compiler: Any = Compiler, **options: Any) -> None:
+    def __init__(self, function: Callable[..., Any], compiler: Any = _PartCompiler, **options: Any) -> None:
         options = OPTIONS | {"nopython": True, "no_cpython_wrapper": True} | options
         super().__init__(function, locals={}, targetoptions=options, pipeline_class=compiler)
+
+    def add_overload(self, result: Any) -> None:
+        """Remember what was compiled by a key of its own, for want of machine code."""
+        key = (self, result.signature)
+        self.targetctx.insert_user_function(key, result.fndesc, [result.library])
+        self.overloads[tuple(result.signature.args)] = result._replace(entry_point=key)
 
     def __call__(self, *arguments: Any) -> Any:
         raise TypeError(f"{self.py_func.__qualname__} can be called from compiled code only")
@@ -110,42 +133,101 @@ def intrinsic(function: Callable[..., Any]) -> Callable[..., Any]:
     return made
 
 
-def compile_entry(entry: Callable[..., None], signature: Any, name: str, stamp: str | None) -> int:
-    """Return the address of a C function, from the cache if `stamp` (see `source_stamp`) is known there."""
+def compile_entry(entry: Callable[..., Any], signature: Any, name: str, stamp: str | None) -> int:
+    """Return the address of a C function, from the cache if `stamp` (see `source_stamp`) is known there.
+
+    Parameters
+    ----------
+    entry
+        A function of numbers.
+    signature
+        Its Numba signature.
+    name
+        What it is called in the cache and in the log.
+    stamp
+        A hash over what it depends on; None if it is not to be cached.
+
+    Raises
+    ------
+    RuntimeError
+        If it has to be compiled while NUMBA_DISABLE_JIT is set.
+
+    """
     entry.__qualname__ = name
-    callback: Any = CFunc(entry, normalize_signature(signature), locals={}, options=OPTIONS)
-    callback._cache = NullCache() if stamp is None else SourceCache(name, stamp)
-    started = time.perf_counter()
-    callback.compile()
-    _report(name, bool(callback.cache_hits), started)
-    _alive.append(callback)  # its code is freed with it
-    address: int = callback.address
-    return address
+    with compiling:
+        started = time.perf_counter()
+        key = repr((stamp, str(signature), cpu_target.target_context.codegen().magic_tuple(), VERSIONS))
+        address = None if stamp is None else _cached(name, key)
+        if address is not None:
+            log.debug("loaded %s from the cache in %.3f s", name, time.perf_counter() - started)
+            return address
+        library, symbol = _compile(entry, signature)
+        code = _machine_code(library, symbol)
+        address = code.link()
+        _names.append(name)
+        log.info("compiled %s in %.3f s", name, time.perf_counter() - started)
+        if library.has_dynamic_globals:
+            log.info("%s depends on addresses of this process: not cached", name)
+        elif stamp is not None:
+            kernel_cache.write(name, key, code.to_bytes())
+        return address
 
 
 def compile_function(function: F, signature: Any) -> F:
-    """Compile a function for one signature, from the cache if its sources are known there."""
+    """Return a function of int64s for Python to call without the GIL, compiled or from the cache."""
     name = f"{function.__module__}.{function.__qualname__}"
-    dispatcher: Any = numba.njit(**OPTIONS)(_distinct(function))
-    stamp = source_stamp(function)
-    if stamp is not None:
-        dispatcher._cache = SourceCache(name, stamp)
-    started = time.perf_counter()
-    dispatcher.compile(signature)
-    dispatcher.disable_compile()
-    _report(name, bool(dispatcher._cache_hits), started)
-    made: F = dispatcher
-    return made
+    address = compile_entry(function, signature, name, source_stamp(function))
+    arguments, result = normalize_signature(signature)
+    kinds: dict[Any, Any] = {numba.types.void: None, numba.types.int64: ctypes.c_int64}
+    return cast(F, ctypes.CFUNCTYPE(kinds[result], *(kinds[kind] for kind in arguments))(address))
 
 
-_alive: list[CFunc] = []
+def compiled_names() -> tuple[str, ...]:
+    """Return the names of what this process has compiled itself, in order."""
+    return tuple(_names)
 
 
-def _report(name: str, cached: bool, started: float) -> None:
-    if cached:
-        log.debug("loaded %s from the cache in %.3f s", name, time.perf_counter() - started)
-    else:
-        log.info("compiled %s in %.3f s", name, time.perf_counter() - started)
+_names: list[str] = []
+
+
+def _cached(name: str, key: str) -> int | None:
+    """Return the address of a function that is in the cache, None if it is not."""
+    content = kernel_cache.read(name, key)
+    if content is None:
+        return None
+    code = MachineCode.from_bytes(content)
+    if any(external.startswith("NRT_") for external in code.externals):
+        rtsys.initialize(cpu_target.target_context)
+    try:
+        return code.link()
+    except LookupError as error:
+        log.info("%s: %s: compiling again", name, error)
+        return None
+
+
+def _compile(entry: Callable[..., Any], signature: Any) -> tuple[Any, str]:
+    """Return Numba's library of a function, and the C function's name in it."""
+    if numba.config.DISABLE_JIT:
+        raise RuntimeError(
+            "fused steps need compiled kernels, but NUMBA_DISABLE_JIT is set: "
+            "unset it, or make the optimizer with use_fused_step=False"
+        )
+    arguments, result = normalize_signature(signature)
+    target, flags = cpu_target.target_context, Flags()
+    cpu_target.options.parse_as_flags(flags, OPTIONS)
+    flags.no_compile, flags.no_cpython_wrapper, flags.no_cfunc_wrapper = True, True, False
+    library = _Unlinked(target.codegen(), entry.__qualname__)
+    made = compile_extra(cpu_target.typing_context, target, entry, arguments, result, flags, {}, library)
+    library.finalize()
+    return library, made.fndesc.llvm_cfunc_wrapper_name
+
+
+def _machine_code(library: Any, symbol: str) -> MachineCode:
+    """Return the machine code of one function of a library."""
+    module = library._final_module
+    declared = [value.name for value in (*module.functions, *module.global_variables) if value.is_declaration]
+    externals = tuple(name for name in declared if not name.startswith("llvm."))
+    return MachineCode(symbol, externals, library.codegen._tm.emit_object(module))
 
 
 def _distinct(function: F) -> F:
@@ -157,125 +239,3 @@ def _distinct(function: F) -> F:
         ]
         function.__qualname__ += hashlib.sha256(repr(known).encode()).hexdigest()[:12]
     return function
-
-
-def source_stamp(function: Callable[..., Any]) -> str | None:
-    """Return a hash over a function's code and all sources it depends on, None if they are not in files.
-
-    Functions in cells (closures) count by their module.
-    """
-    path = Path(function.__code__.co_filename)
-    if not path.is_file():
-        return None
-    digest = hashlib.sha256(repr(_description(function.__code__)).encode())
-    for source in sorted(_sources(function.__module__, path, set())):
-        digest.update(_file_hash(source, *_version(source)))
-    return digest.hexdigest()
-
-
-def _description(code: types.CodeType) -> tuple[object, ...]:
-    constants = [_description(c) if isinstance(c, types.CodeType) else c for c in code.co_consts]
-    return code.co_name, code.co_code, code.co_names, code.co_varnames, constants
-
-
-def _sources(name: str, path: Path, seen: set[Path]) -> set[Path]:
-    """Return the files of a module and of the modules it imports from stepspec or from its own folder."""
-    seen.add(path)
-    for imported in _imports(path, *_version(path)):
-        file = getattr(sys.modules.get(imported), "__file__", None)
-        if file is None:
-            continue
-        source = Path(file)
-        if source not in seen and (imported.startswith("stepspec.") or source.parent == path.parent):
-            _sources(imported, source, seen)
-    return seen
-
-
-_IMPORT = re.compile(r"^\s*(?:from\s+([\w.]+)\s+import\s+(\([^)]*\)|[^\n]*)|import\s+([\w.]+))", re.MULTILINE)
-
-
-@functools.cache
-def _imports(path: Path, modified: int, size: int) -> tuple[str, ...]:
-    found = []
-    for package, names, module in _IMPORT.findall(path.read_text(encoding="utf-8")):
-        found += [module or package, *(f"{package}.{name}" for name in re.findall(r"\w+", names))]
-    return tuple(name for name in found if name != "stepspec")  # the package itself imports everything
-
-
-def _version(path: Path) -> tuple[int, int]:
-    status = path.stat()
-    return status.st_mtime_ns, status.st_size
-
-
-@functools.cache
-def _file_hash(path: Path, modified: int, size: int) -> bytes:
-    return hashlib.sha256(path.read_bytes()).digest()
-
-
-def cache_folder() -> Path:
-    """Return where compiled kernels are kept: $STEPSPEC_CACHE_DIR, else the user's cache folder."""
-    chosen = os.environ.get("STEPSPEC_CACHE_DIR")
-    if chosen:
-        return Path(chosen)
-    if sys.platform == "win32":
-        base = os.environ.get("LOCALAPPDATA") or _home() / "AppData" / "Local"
-    elif sys.platform == "darwin":
-        base = _home() / "Library" / "Caches"
-    else:
-        base = os.environ.get("XDG_CACHE_HOME") or _home() / ".cache"
-    return Path(base) / "stepspec"
-
-
-def _home() -> Path:
-    try:
-        return Path.home()
-    except RuntimeError as error:  # no $HOME, and no entry for the user
-        raise FileNotFoundError(f"{error}; set STEPSPEC_CACHE_DIR") from error
-
-
-@dataclass(frozen=True)
-class SourceCache:
-    """Numba's cache interface over one file per function, named after Note [Cache key]."""
-
-    name: str
-    stamp: str
-
-    def load_overload(self, signature: Any, target: Any) -> Any:
-        """Return the compile result stored for a signature, None if there is none that is whole."""
-        target.refresh()
-        try:
-            path = self._path(signature, target.codegen())
-            content = path.read_bytes()
-        except FileNotFoundError:
-            return None
-        except OSError as error:
-            log.info("cannot read the kernel cache: %s", error)
-            return None
-        digest, payload = content[:32], content[32:]
-        if hashlib.sha256(payload).digest() != digest:
-            log.info("damaged cache file %s: compiling again", path)
-            return None
-        return CompileResult._rebuild(target, *pickle.loads(payload))
-
-    def save_overload(self, signature: Any, result: Any) -> None:
-        """Store a compile result; where that is impossible, say so and go on."""
-        if result.library.has_dynamic_globals:
-            log.info("%s depends on addresses of this process: not cached", self.name)
-            return
-        payload = dumps(result._reduce())
-        temporary = None
-        try:
-            path = self._path(signature, result.codegen)
-            temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex[:16]}.tmp")
-            path.parent.mkdir(parents=True, exist_ok=True)
-            temporary.write_bytes(hashlib.sha256(payload).digest() + payload)
-            temporary.replace(path)
-        except OSError as error:
-            log.info("cannot write the kernel cache, going on without: %s", error)
-            with contextlib.suppress(OSError):  # it may never have been there
-                if temporary is not None:
-                    temporary.unlink()
-
-    def _path(self, signature: Any, codegen: Any) -> Path:
-        key = repr((self.stamp, str(signature), codegen.magic_tuple(), VERSIONS))
-        return cache_folder() / f"{self.name}-{hashlib.sha256(key.encode()).hexdigest()[:24]}.kernel"

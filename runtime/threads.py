@@ -32,7 +32,7 @@ from llvmlite import ir
 from numba import int64, types
 
 from stepspec.compilation import compile_function, inlined, intrinsic, log
-from stepspec.pointers import address_of, at, pointer
+from stepspec.pointers import at
 
 LINE = 8  # int64 in a cache line
 BUSY, GATE, NEXT, DONE, ITEMS, BATCHES, COUNT, END, JOB, WORKERS = range(0, 10 * LINE, LINE)
@@ -155,9 +155,8 @@ def _serve(pool: int, worker: int, acquire: int, release: int) -> None:
                 _release(release, state[DONE])
 
 
-def _region(pool: int, helpers: int, items: Any, batches: Any, acquire: int, release: int) -> None:
+def _region(pool: int, helpers: int, item: int, limits: int, count: int, acquire: int, release: int) -> None:
     """Run all batches, sharing them with up to `helpers` workers."""
-    item, limits, count = address_of(pointer(items)), address_of(pointer(batches)), batches.size - 1
     if helpers == 0 or _exchange(pool + 8 * BUSY, 1) == 1:
         for batch in range(count):
             _run_batch(item, limits, batch)
@@ -186,7 +185,7 @@ def _region(pool: int, helpers: int, items: Any, batches: Any, acquire: int, rel
 
 _ADDRESS = int64
 _SERVE = types.void(_ADDRESS, int64, _ADDRESS, _ADDRESS)
-_REGION = types.void(_ADDRESS, int64, int64[:, ::1], int64[::1], _ADDRESS, _ADDRESS)
+_REGION = types.void(_ADDRESS, int64, _ADDRESS, _ADDRESS, int64, _ADDRESS, _ADDRESS)
 
 
 @functools.cache
@@ -301,7 +300,8 @@ def run(items: npt.NDArray[np.int64], batches: npt.NDArray[np.int64], threads: i
         pool = _pool()
         address, helpers = pool.address, pool.helpers(wanted)
     acquire, release = _c_function("PyThread_acquire_lock"), _c_function("PyThread_release_lock")
-    _compiled_region()(address, helpers, items, batches, acquire, release)
+    start, limits = items.ctypes.data, batches.ctypes.data
+    _compiled_region()(address, helpers, start, limits, batches.size - 1, acquire, release)
 
 
 _chosen: list[int] = []  # none or one

@@ -35,7 +35,16 @@ def _parts(
 ) -> tuple[str, str, str]:
     monkeypatch.setenv("STEPSPEC_CACHE_DIR", str(folder))
     formats = Formats.plain(formats) if isinstance(formats, str) else formats
-    cpu.Kernel(kernel.function, kernel.form, kernel.parameters, kernel.returns).address(formats)
-    callback: Any = compilation._alive[-1]
-    assembly: str = callback._library.get_asm_str()
-    return assembly.partition(f"{callback.native_name}:")
+    compiled: list[tuple[Any, str]] = []
+    compile_anew = compilation._compile
+
+    def compile_and_keep(entry: Any, signature: Any) -> tuple[Any, str]:
+        compiled.append(compile_anew(entry, signature))
+        return compiled[-1]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(compilation, "_compile", compile_and_keep)
+        cpu.Kernel(kernel.function, kernel.form, kernel.parameters, kernel.returns).address(formats)
+    ((library, symbol),) = compiled
+    assembly: str = library.get_asm_str()
+    return assembly.partition(f"{symbol}:")

@@ -16,7 +16,7 @@ from types import ModuleType
 import numpy as np
 import pytest
 
-from stepspec import compilation, cpu
+from stepspec import compilation, cpu, kernel_cache, sources
 from stepspec.formats import Formats
 
 HELPERS = """
@@ -117,8 +117,8 @@ def test_a_changed_kernel_is_noticed(tmp_path: Path, log: pytest.LogCaptureFixtu
 def test_the_key_covers_stepspec_itself() -> None:
     from stepspec import arithmetic
 
-    sources = compilation._sources(arithmetic.__name__, Path(arithmetic.__file__), set())
-    names = {path.name for path in sources}
+    found = sources._sources(arithmetic.__name__, Path(arithmetic.__file__), set())
+    names = {path.name for path in found}
     assert {"arithmetic.py", "canonical.py", "compilation.py", "pointers.py", "transcendental.py"} <= names
     assert "__init__.py" not in names
 
@@ -177,13 +177,13 @@ def test_processes_share_the_cache(tmp_path: Path, cache: Path) -> None:
 
 
 def test_the_folder_follows_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert compilation.cache_folder() == tmp_path / "cache"
+    assert kernel_cache.cache_folder() == tmp_path / "cache"
     monkeypatch.delenv("STEPSPEC_CACHE_DIR")
     monkeypatch.setattr(sys, "platform", "linux")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "x"))
-    assert compilation.cache_folder() == tmp_path / "x" / "stepspec"
+    assert kernel_cache.cache_folder() == tmp_path / "x" / "stepspec"
     monkeypatch.delenv("XDG_CACHE_HOME")
-    assert compilation.cache_folder() == Path.home() / ".cache" / "stepspec"
+    assert kernel_cache.cache_folder() == Path.home() / ".cache" / "stepspec"
 
 
 def test_without_a_home_nothing_is_cached(
