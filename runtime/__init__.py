@@ -1,7 +1,6 @@
 """Optimizers compiled from specs: a readable NumPy step and fused kernels with the same bits."""
 
 from importlib import import_module
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 from stepspec import checkpoint as checkpoint
@@ -13,8 +12,6 @@ from stepspec.registry import register as register
 from stepspec.sparse import RowSparse as RowSparse
 from stepspec.trainer import Trainer as Trainer
 from stepspec.updater import Updater as Updater
-
-__version__ = version("stepspec")
 
 _OWN = (
     "Optimizer",
@@ -50,18 +47,21 @@ if TYPE_CHECKING:
     from stepspec.generated import *  # noqa: F403  # its __all__ lists the optimizers
 
     __all__: list[str]
+    __version__: str
 else:
 
     def __getattr__(name: str) -> Any:
-        """Return a generated optimizer; imported late, so that generating anew needs no generated code."""
+        """Return what is looked up late: optimizers, so that generating them needs none; the slow version."""
         if name == "__all__":
             return [*_OWN, *_optimizers()]
+        if name == "__version__":
+            return import_module("importlib.metadata").version("stepspec")
         if name[:1].isupper() and name in _optimizers():
             return getattr(import_module("stepspec.generated"), name)
         raise AttributeError(f"module 'stepspec' has no attribute {name!r}")
 
     def __dir__() -> list[str]:
-        return sorted({*globals(), *_optimizers()})
+        return sorted({*globals(), "__version__", *_optimizers()})
 
 
 def _optimizers() -> list[str]:
