@@ -10,14 +10,17 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
+import numba
 import numpy as np
 import pytest
 
-from stepspec import compilation, cpu, kernel_cache, sources
+from stepspec import compilation, cpu, sources
 from stepspec.formats import Formats
+from stepspec.machine_code import MachineCode
 
 HELPERS = """
 from stepspec.compilation import inlined
@@ -155,6 +158,58 @@ def test_functions_without_a_file_are_not_cached(cache: Path) -> None:
     assert not list(cache.glob("no_file*"))
 
 
+def test_code_that_needs_what_a_process_lacks_is_compiled_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, log: pytest.LogCaptureFixture
+) -> None:
+    """LLVM would end the process if it were told to link a function to a name that nobody knows."""
+    to_bytes = MachineCode.to_bytes
+
+    def foreign(code: MachineCode) -> bytes:
+        return to_bytes(replace(code, externals=("nobody_knows_this",)))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(MachineCode, "to_bytes", foreign)
+        assert result(kernel(tmp_path / "a")) == 7.0
+    events(log)
+    assert result(kernel(tmp_path / "a")) == 7.0
+    assert any("nobody_knows_this" in record.message for record in log.records)
+    assert "compiled" in events(log)
+    assert result(kernel(tmp_path / "a")) == 7.0
+    assert events(log) == ["loaded"]
+
+
+def test_what_was_compiled_is_told(tmp_path: Path) -> None:
+    name = "cache_kernels.update-float32"
+    before = compilation.compiled_names()
+    assert result(kernel(tmp_path / "a")) == 7.0
+    assert compilation.compiled_names() == (*before, name)
+    assert result(kernel(tmp_path / "a")) == 7.0
+    assert compilation.compiled_names() == (*before, name)
+
+
+def test_without_numbas_compiler_only_cached_kernels_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert result(kernel(tmp_path / "a")) == 7.0
+    monkeypatch.setattr(numba.config, "DISABLE_JIT", True)
+    assert result(kernel(tmp_path / "a")) == 7.0
+    with pytest.raises(RuntimeError, match=r"NUMBA_DISABLE_JIT is set: unset it, .* use_fused_step=False"):
+        result(kernel(tmp_path / "a"), "float64")
+
+
+def test_step_runs_without_numbas_compiler(cache: Path) -> None:
+    text = (
+        "import numpy as np, stepspec; weight, grad = np.ones((2, 3), np.float32); "
+        "run = lambda **options: stepspec.SGD(**options).update([0], [weight], [grad], [{}]); "
+        "run(use_fused_step=False); print(weight[0]); run()"
+    )
+    environment = os.environ | {"NUMBA_DISABLE_JIT": "1"}
+    command = [sys.executable, "-c", text]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.stdout == "0.9\n"
+    assert "use_fused_step=False" in done.stderr.splitlines()[-1]
+
+
 def test_equal_names_do_not_mix(tmp_path: Path) -> None:
     first, second = kernel(tmp_path / "a", 2), kernel(tmp_path / "b", 5)
     assert (result(second), result(first)) == (16.0, 7.0)
@@ -174,16 +229,6 @@ def test_processes_share_the_cache(tmp_path: Path, cache: Path) -> None:
     assert [process.wait(120) for process in running] == [0] * 4
     assert len(list(cache.glob("cache_kernels*"))) == 2
     assert not list(cache.glob("*.tmp"))
-
-
-def test_the_folder_follows_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert kernel_cache.cache_folder() == tmp_path / "cache"
-    monkeypatch.delenv("STEPSPEC_CACHE_DIR")
-    monkeypatch.setattr(sys, "platform", "linux")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "x"))
-    assert kernel_cache.cache_folder() == tmp_path / "x" / "stepspec"
-    monkeypatch.delenv("XDG_CACHE_HOME")
-    assert kernel_cache.cache_folder() == Path.home() / ".cache" / "stepspec"
 
 
 def test_without_a_home_nothing_is_cached(
