@@ -1,12 +1,13 @@
-"""Work items of many tensors, gathered to batches and runs.
+"""Batches of many tensors, and the order they are done in.
 
-Note [Batches and runs]
+Note [Order of work]
 
-A *batch* is a list of work items which one thread does in order; a *run* starts all its batches at once and
-ends when all are done. A tensor small enough to be one batch takes all its stages there, while it is in the
-cache. A big one is cut into chunks: those of a stage with reductions fill one run; finishing these and the
-scalar stages after it are one batch of the next. Tensors are aligned at the last run, and only stages
-after the last reduction write, so everything before them can be abandoned without a trace.
+A tensor small enough to be one batch takes all its stages there, while it is in the cache. A big one is cut
+into chunks, and each of its stages is a wave (see Note [Waves and latches]): the last batch of a stage with
+reductions finishes these and does the scalar stages after it, then the next stage may begin. The waves of a
+tensor follow each other, so that what a thread has read in one stage is still in its cache in the next. Every
+other stage walks backwards: of a tensor larger than the cache the end is still there. What needs no other
+stage stands last, in one wave.
 
 Note [Lazy tensors]
 
@@ -19,17 +20,17 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
-
-import numpy as np
+from typing import Any, NamedTuple
 
 from stepspec.formats import Formats
-from stepspec.states import Array, Variant
+from stepspec.states import Variant
 
 # what one batch should hold: small enough to balance threads, big enough to outweigh taking it
 BATCH_ELEMENTS = 16384
 # parts of a lazy tensor's present rows, at most
 LAZY_PARTS = 64
+# in place of a latch
+NONE = -1
 
 Kernel = Any
 Stage = Mapping[Variant, Kernel]
@@ -37,26 +38,27 @@ Item = tuple[int, int, int, int, int]
 Batch = list[Item]
 
 
-@dataclass(frozen=True, slots=True)
-class Run:
-    """The arguments of one `cpu.run`: items, and the bounds of the batches among them."""
-
-    items: Array
-    batches: Array
-
-    @classmethod
-    def of(cls, batches: Sequence[Batch]) -> Run:
-        """Lay batches out as arrays."""
-        items = np.array([item for batch in batches for item in batch], np.int64).reshape(-1, 5)
-        return cls(items, np.cumsum([0, *map(len, batches)], dtype=np.int64))
-
-
-@dataclass(frozen=True, slots=True)
-class Segment:
-    """Batches of one tensor that may run at the same time, and whether they write weights or states."""
+class Segment(NamedTuple):
+    """Batches of one tensor that may run at the same time, and what comes after the last of them."""
 
     batches: list[Batch]
-    writes: bool
+    after: Batch
+
+
+class Wave(NamedTuple):
+    """Batches that may run at the same time, see Note [Waves and latches]."""
+
+    batches: list[Batch]
+    waits: int = NONE
+    counts: int = NONE
+    backwards: bool = False
+
+
+class Latch(NamedTuple):
+    """What opens when so many batches are done, and these items after them."""
+
+    number: int
+    items: Batch
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,3 +106,19 @@ def gathered(whole: Sequence[tuple[int, Batch]]) -> Iterator[Batch]:
         work += size
     if joined:
         yield joined
+
+
+def ordered(tensors: Sequence[Sequence[Segment]], alone: list[Batch]) -> tuple[list[Wave], list[Latch]]:
+    """Order the segments of tensors, and batches that depend on nothing; see Note [Order of work]."""
+    waves: list[Wave] = []
+    latches: list[Latch] = []
+    for segments in tensors:
+        opened = NONE
+        for stage, (batches, after) in enumerate(segments):
+            counts = NONE
+            if after or stage + 1 < len(segments):
+                counts = len(latches)
+                latches.append(Latch(len(batches), after))
+            waves.append(Wave(batches, opened, counts, stage % 2 == 1))
+            opened = counts
+    return ([*waves, Wave(alone)] if alone else waves), latches

@@ -5,8 +5,6 @@ from __future__ import annotations
 import copy
 import functools
 import importlib
-import operator
-from collections import deque
 from collections.abc import Sequence
 from types import ModuleType, TracebackType
 from typing import TYPE_CHECKING, Any
@@ -14,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from stepspec import cpu
 from stepspec.batches import Stage
 from stepspec.checks import check_lists
+from stepspec.exclusive import uninterrupted
 from stepspec.overview import Overview, describe
 from stepspec.plan import Action, Group, Order, Plan
 
@@ -79,7 +78,7 @@ class Call:
         plan.load(rates)
         plan.note_layouts(optimizer)
         for group in groups:
-            _launch(plan, group, plan.known.tally.raising(group.part))
+            _launch(group, plan.known.tally.raising(group.part))
 
 
 class _Verification(Call):
@@ -170,27 +169,13 @@ def _other_plan(
     return fitting, fitting.gradients.take_checked(entries)
 
 
-def _launch(plan: Plan, group: Group, commit: Action) -> None:
-    """Run all stages of a group, and where the last one has begun, do also what comes after it.
+def _launch(group: Group, commit: Action) -> None:
+    """Do the work of a group and what comes after it, or nothing of both.
 
     Note [Ctrl-C]
 
-    Python handles signals after calls, between bytecodes. A run is one call into compiled code, so Ctrl-C
-    comes before or after it. The kernels tell whether the first run that writes was reached; then the rest is
-    done as well, and a single call again copies back what is left and counts the updates.
+    Python handles signals after calls, between bytecodes. The work of a group is one call into compiled code,
+    and in one go with it the rest is done: buffers are copied back and the updates counted.
     """
-    for run in group.reading:
-        cpu.run(run.items, run.batches)
-    rest = map(operator.call, (*group.finish, commit))
-    begun = plan.tables.begun
-    begun[0] = not group.writing
-    try:
-        for run in group.writing[:1]:
-            cpu.run(run.items, run.batches)
-    finally:
-        if begun[0]:
-            try:
-                for run in group.writing[1:]:
-                    cpu.run(run.items, run.batches)
-            finally:
-                deque(rest, maxlen=0)
+    uninterrupted((cpu.prepared(group.work), *group.finish, commit))
+    group.work.raise_if_failed()

@@ -1,7 +1,7 @@
 """CPU kernels: the decorators of generated functions, and how to launch what they make.
 
 A kernel is a serial function over the arrays of one chunk. `elements`, `rows` and `scalars` turn it into a
-`Kernel`, whose entries (see Note [Entries]) are compiled per formats on first use; `run` executes work items.
+`Kernel`, whose entries (see Note [Entries]) are compiled per formats on first use; `run` does `Work`.
 """
 
 from __future__ import annotations
@@ -13,25 +13,23 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
 from stepspec.canonical import BLOCK, ROW_BLOCK
 from stepspec.compilation import compile_entry, compiling, source_stamp, without_aliases
 from stepspec.entries import elements_entry, rows_entry, scalars_entry
 from stepspec.formats import Formats
 from stepspec.layout import TAIL, Layout, Parameter, check
-from stepspec.memory import raise_if_reported
 from stepspec.reductions import SIGNATURE, Reduction
-from stepspec.threads import get_num_threads, set_num_threads
-from stepspec.threads import run as run_batches
+from stepspec.threads import get_num_threads, prepared, set_num_threads
+from stepspec.work import Work
 
 __all__ = [
     "Kernel",
     "Parameter",
     "Reduction",
+    "Work",
     "elements",
     "get_num_threads",
+    "prepared",
     "rows",
     "run",
     "scalars",
@@ -221,14 +219,14 @@ def _kernel(
     return Kernel(function, form, tuple(parameters), returns)
 
 
-def run(items: npt.NDArray[np.int64], batches: npt.NDArray[np.int64], threads: int | None = None) -> None:
-    """Run work items, see `stepspec.threads.run`.
+def run(work: Work, threads: int | None = None) -> None:
+    """Do work on at most so many threads; by default on `get_num_threads()`.
 
     Raises
     ------
     MemoryError
-        If a kernel found no memory for its scratch, see Note [Out of memory]; all other items have run.
+        If a kernel found no memory for its scratch, see Note [Out of memory].
 
     """
-    run_batches(items, batches, threads)
-    raise_if_reported(items)
+    prepared(work, threads)()
+    work.raise_if_failed()

@@ -69,7 +69,7 @@ def rows_entry(function: Any, layout: Layout) -> Entry:
                 scratch = np.empty(space(columns), np.uint8)
                 some_rows(tables, tensor, start, start + count, columns, 0, scratch)
             except Exception:  # noqa: BLE001  # Numba knows no other, and out of memory is all there is
-                report(tables)
+                report()
 
         return pieces
     arguments = arguments_of(layout)
@@ -79,7 +79,7 @@ def rows_entry(function: Any, layout: Layout) -> Entry:
         try:
             function(*arguments(tables, tensor, start, count, columns, 0, 0, 0, 0))
         except Exception:  # noqa: BLE001  # Numba knows no other, and out of memory is all there is
-            report(tables)
+            report()
 
     return entry
 
@@ -175,7 +175,7 @@ def _lazy(function: Any, layout: Layout) -> Entry:
                 fetch(tables, tensor, rows[min(k + AHEAD, end - 1)], columns)
                 function(*arguments(tables, tensor, rows[k], 1, columns, 0, 0, grad + k * columns * size, 0))
         except Exception:  # noqa: BLE001  # Numba knows no other, and out of memory is all there is
-            report(tables)
+            report()
 
     return entry
 
@@ -200,7 +200,7 @@ def _lazy_in_pieces(function: Any, layout: Layout) -> Entry:
         try:
             present_rows(tables, tensor, first, end, columns, np.empty(space(columns), np.uint8))
         except Exception:  # noqa: BLE001  # Numba knows no other, and out of memory is all there is
-            report(tables)
+            report()
 
     return entry
 

@@ -1,9 +1,10 @@
 """How a kernel says that it ran out of memory.
 
 Note [Out of memory]
-An entry returns nothing, and no exception can leave it. One that fails to allocate scratch calls `report`
-with the address of its table, and leaves undone what is left of its work item. When the run is over,
-`raise_if_reported` raises MemoryError if it used such a table: nobody goes on with half a step unawares.
+An entry returns nothing, and no exception can leave it. One that fails to allocate scratch calls `report`,
+which counts the failures of this process, and leaves undone what is left of its work item. Work that sees the
+count change while it is done does no further item, whoever reported, and ends in a MemoryError: what a failed
+reduction left undone is never used.
 """
 
 from __future__ import annotations
@@ -12,38 +13,40 @@ import ctypes
 from typing import Any
 
 import llvmlite.binding
-import numpy as np
-import numpy.typing as npt
 from llvmlite import ir
 from numba import types
 
 from stepspec.compilation import intrinsic
 
-_reported: set[int] = set()
-# called without the GIL, which ctypes takes; by name, so that cached code finds it in any process
-_add = ctypes.CFUNCTYPE(None, ctypes.c_int64)(_reported.add)
+# never freed: a worker may look at it while the interpreter exits
+_count = ctypes.c_int64(0)
+# by name, so that cached code finds it in any process
 _SYMBOL = "stepspec_out_of_memory"
-llvmlite.binding.add_symbol(_SYMBOL, ctypes.cast(_add, ctypes.c_void_p).value)
+llvmlite.binding.add_symbol(_SYMBOL, ctypes.addressof(_count))
+
+
+def _counter(builder: Any) -> Any:
+    """Return (in LLVM) a pointer to the number of failures."""
+    known = builder.module.globals.get(_SYMBOL)
+    return known or ir.GlobalVariable(builder.module, ir.IntType(64), _SYMBOL)
 
 
 @intrinsic
-def report(typing: Any, tables: Any) -> Any:
-    """Remember, in compiled code, that the entry with this table could not do its work."""
+def report(typing: Any) -> Any:
+    """Count, in compiled code, one failure to allocate scratch."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        kind = ir.FunctionType(ir.VoidType(), [ir.IntType(64)])
-        function = builder.module.globals.get(_SYMBOL) or ir.Function(builder.module, kind, _SYMBOL)
-        builder.call(function, arguments)
+        builder.atomic_rmw("add", _counter(builder), ir.IntType(64)(1), "seq_cst")
         return context.get_dummy_value()
 
-    return types.void(types.int64), generate
+    return types.void(), generate
 
 
-def raise_if_reported(items: npt.NDArray[np.int64]) -> None:
-    """Raise MemoryError if one of these work items, which have run, was out of memory."""
-    if not _reported:
-        return
-    failed = _reported.intersection(items[:, 1].tolist())
-    if failed:
-        _reported.difference_update(failed)
-        raise MemoryError("no memory for the scratch of a kernel: some rows may not have been updated")
+@intrinsic
+def failures_address(typing: Any) -> Any:
+    """Return the address of the number of failures."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.ptrtoint(_counter(builder), ir.IntType(64))
+
+    return types.int64(), generate

@@ -1,4 +1,4 @@
-"""The norms of many gradients in compiled kernels: two parallel regions, however many tensors there are."""
+"""The norms of many gradients in compiled kernels: one parallel region, however many tensors there are."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from stepspec import cpu
 from stepspec.arrays import addresses, is_plain
+from stepspec.batches import NONE
 from stepspec.canonical import BLOCK
 from stepspec.formats import Formats
 from stepspec.reductions import Reduction
@@ -42,9 +43,11 @@ def norms(grads: Sequence[Array], scale: float) -> Floats:
     entries = {dtype: collect.address(Formats.plain(dtype.name)) for dtype in {grad.dtype for grad in held}}
     tensors, starts, counts = _chunks(sizes)
     table = _table([rows.get(slot.name, ones) for slot in collect.slots])
-    _run(np.array([entries[grad.dtype] for grad in held], np.int64)[tensors], table, tensors, starts, counts)
-    table = _table([partials, sizes, ones, results])
-    _run(NORM.finish_address("float64"), table, np.arange(len(held)), 0 * ones, ones)
+    finish = _table([partials, sizes, ones, results])
+    addressed = np.array([entries[grad.dtype] for grad in held], np.int64)
+    collecting = _items(addressed[tensors], table, tensors, starts, counts)
+    finishing = _items(NORM.finish_address("float64"), finish, np.arange(len(held)), 0 * ones, ones)
+    cpu.run(_work((collecting, counts), (finishing, ones)))
     del scratch  # the last use of what `partials` points to
     return results
 
@@ -68,10 +71,26 @@ def _table(rows: Sequence[Array]) -> Int64s:
     return np.array([row.ctypes.data for row in rows], np.int64)
 
 
-def _run(entries: Any, table: Int64s, tensors: Int64s, starts: Int64s, counts: Int64s) -> None:
-    """Run entries on chunks, in batches of about a chunk's elements."""
-    if counts.size:
-        items = np.stack(np.broadcast_arrays(entries, table.ctypes.data, tensors, starts, counts), axis=1)
-        batch = (np.cumsum(counts) - 1) // cpu.CHUNK
-        cuts = np.flatnonzero(np.diff(batch)) + 1
-        cpu.run(items, np.concatenate([[0], cuts, [counts.size]]))
+def _items(entries: Any, table: Int64s, tensors: Int64s, starts: Int64s, counts: Int64s) -> Int64s:
+    columns = np.broadcast_arrays(entries, table.ctypes.data, tensors, starts, counts)
+    return np.stack(columns, axis=1).astype(np.int64, copy=False)
+
+
+def _work(first: tuple[Int64s, Int64s], then: tuple[Int64s, Int64s]) -> cpu.Work:
+    """Return the work of two lists of items with their sizes: all of the first come before the second."""
+    bounds = [_bounds(sizes) for _, sizes in (first, then)]
+    early, late = (ends.size - 1 for ends in bounds)
+    waves = [(0, early, NONE, 0, False), (early, early + late, 0, NONE, False)]
+    latches = [(early, 0, 0, NONE)]
+    return cpu.Work(
+        np.concatenate([first[0], then[0]]),
+        np.concatenate([bounds[0], bounds[0][-1] + bounds[1][1:]]),
+        np.array(waves, np.int64),
+        np.array(latches, np.int64),
+    )
+
+
+def _bounds(sizes: Int64s) -> Int64s:
+    """Return the bounds of batches of about a chunk's elements; there is at least one, perhaps empty."""
+    batch = (np.cumsum(sizes) - 1) // cpu.CHUNK
+    return np.concatenate([[0], np.flatnonzero(np.diff(batch)) + 1, [sizes.size]])

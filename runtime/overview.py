@@ -24,11 +24,10 @@ class Launch:
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """Tensors launched together: how many, their launches in order, parallel regions and batches in these."""
+    """Tensors launched together: how many, their launches in order, and the batches that threads share."""
 
     tensors: int
     launches: tuple[Launch, ...]
-    regions: int
     batches: int
 
 
@@ -73,10 +72,7 @@ class Overview:
         tensors = sum(group.tensors for group in self.groups)
         yield f"{self.optimizer}: {tensors} tensors in {len(self.groups)} groups, {self.bytes:,} bytes"
         for number, group in enumerate(self.groups, 1):
-            yield (
-                f"group {number}: {group.tensors} tensors, {group.regions} parallel regions, "
-                f"{group.batches} batches"
-            )
+            yield f"group {number}: {group.tensors} tensors, {group.batches} batches"
             for launch in group.launches:
                 yield (
                     f"    {launch.kernel}: {launch.tensors} tensors, {launch.elements:,} elements, "
@@ -98,10 +94,9 @@ def describe(optimizer: str, plan: Plan, order: Order) -> Overview:
     parts = [range(start, min(start + order.together, count)) for start in range(0, count, order.together)]
     groups = []
     for part, group in zip(parts, plan.groups(order), strict=True):
-        runs = [*group.reading, *group.writing]
         moving = [tensor for tensor in part if tensor not in order.frozen]
-        batches = sum(run.batches.size - 1 for run in runs)
-        groups.append(Group(len(part), tuple(_launches(plan, order, moving)), len(runs), batches))
+        batches = group.work.batches.size - 1
+        groups.append(Group(len(part), tuple(_launches(plan, order, moving)), batches))
     sparse = frozenset(plan.gradients.sparse)
     return Overview(
         optimizer,

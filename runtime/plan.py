@@ -13,7 +13,7 @@ import numpy as np
 
 from stepspec import noise
 from stepspec.arrays import is_plain
-from stepspec.batches import Run, Shape, Stage
+from stepspec.batches import Shape, Stage
 from stepspec.checks import Entry
 from stepspec.compilation import log
 from stepspec.gradients import GradientRows
@@ -23,6 +23,7 @@ from stepspec.recognition import Known
 from stepspec.selections import Selections
 from stepspec.states import Array, Layout, Variant
 from stepspec.tables import Tables
+from stepspec.work import Work
 
 if TYPE_CHECKING:
     from stepspec.optimizer import Optimizer
@@ -37,11 +38,10 @@ ORDERS = 4
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """Tensors that are launched together: their positions, runs, and what to do after the last run."""
+    """Tensors that are launched together: their positions, their work, and what to do after it."""
 
     part: range
-    reading: list[Run]
-    writing: list[Run]
+    work: Work
     finish: tuple[Action, ...]
 
 
@@ -159,7 +159,7 @@ class Plan:
 
     def _group(self, order: Order, part: range) -> Group:
         moving = [tensor for tensor in part if tensor not in order.frozen]
-        reading, writing = self.tables.runs(order.stages, moving, order.lazy)
+        work = self.tables.work(order.stages, moving, order.lazy)
         copies = [
             partial(operator.setitem, array, ..., buffer)
             for tensor in moving
@@ -171,7 +171,7 @@ class Plan:
             for name, row in order.stores.items()
             if (array := self._states[tensor].get(name)) is not None
         ]
-        return Group(part, reading, writing, (*copies, *stores))
+        return Group(part, work, (*copies, *stores))
 
     # ------------------------------------------------------------------ making it
 

@@ -1,31 +1,28 @@
-"""Many tensors in one call: the tables that compiled kernels walk. See Note [Batches and runs]."""
+"""Many tensors in one call: the tables that compiled kernels walk. See Note [Order of work]."""
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from numba import int64, types
 
 from stepspec.batches import (
     BATCH_ELEMENTS,
     LAZY_PARTS,
     Batch,
     Kernel,
-    Run,
     Segment,
     Shape,
     Stage,
     gathered,
+    ordered,
     parted,
 )
-from stepspec.compilation import compile_entry, source_stamp
 from stepspec.formats import Formats
-from stepspec.pointers import at
 from stepspec.states import Array
+from stepspec.work import Work
 
 
 class Tables:
@@ -59,8 +56,6 @@ class Tables:
             "noise_key": self.noise_key,
             "noise_count": self.noise_count,
         }
-        # the first item that is run where something is written sets it
-        self.begun = np.zeros(1, np.int64)
         self.scalars: dict[str, Array] = {}
         self.inputs: dict[str, Array] = {}
         self._results: set[str] = set()
@@ -70,55 +65,47 @@ class Tables:
         self._tables: dict[Kernel, Array] = {}
         self._finishes: dict[tuple[Kernel, str], Array] = {}
 
-    def runs(
+    def work(
         self, stages: Sequence[Stage], tensors: Sequence[int], lazy: frozenset[int] = frozenset()
-    ) -> tuple[list[Run], list[Run]]:
-        """Return the runs of some tensors through all stages: those that only read, those that write.
+    ) -> Work:
+        """Return the work of some tensors: all stages, in the order of Note [Order of work].
 
         Of the tensors that are `lazy`, the stages that write see the rows of the gradient only.
         """
-        whole: list[tuple[int, Batch]] = []
-        parted: list[list[Batch]] = []
-        writing = 1
+        small: list[tuple[int, Batch]] = []
+        alone: list[Batch] = []
+        chains: list[list[Segment]] = []
         for tensor in tensors:
             segments = list(self._segments(stages, tensor, tensor in lazy))
             if all(len(segment.batches) == 1 for segment in segments):
-                batch = [item for segment in segments for item in segment.batches[0]]
-                whole.append((self.shapes[tensor].size, batch))
-                continue
-            parted += [[] for _ in range(len(segments) - len(parted))]
-            for back, segment in enumerate(reversed(segments)):
-                parted[back] += segment.batches
-                writing = max(writing, back + 1 if segment.writes else 1)
-        if whole:
-            parted = parted or [[]]
-            parted[0] += gathered(whole)
-        reading = [batches for batches in reversed(parted[writing:]) if any(batches)]
-        written = [batches for batches in reversed(parted[:writing]) if any(batches)]
-        if written:
-            written[0][0].insert(0, (_mark_address(), self.begun.ctypes.data, 0, 0, 0))
-        return [Run.of(batches) for batches in reading], [Run.of(batches) for batches in written]
+                batch = [item for segment in segments for item in (*segment.batches[0], *segment.after)]
+                small.append((self.shapes[tensor].size, batch))
+            elif len(segments) == 1 and not segments[0].after:
+                alone += segments[0].batches
+            else:
+                chains.append(segments)
+        return Work.of(*ordered(chains, [*alone, *gathered(small)]))
 
     def _segments(self, stages: Sequence[Stage], tensor: int, lazy: bool) -> Iterator[Segment]:
-        """Yield what one tensor has to do, with a barrier between the segments."""
-        serial: Batch = []
+        """Yield what one tensor has to do, one segment after the other."""
+        batches: list[Batch] = []
+        after: Batch = []
         for stage in stages:
             kernel = stage.get(self.shapes[tensor].variant)
             if kernel is None:
                 continue
             if kernel.form == "scalars":
-                serial += self._items(kernel, tensor)
+                after += self._items(kernel, tensor)
                 continue
-            if serial:
-                yield Segment([serial], writes=False)
+            if batches or after:
+                yield Segment(batches or [[]], after)
             if lazy and not kernel.reductions:
                 batches = self._lazy_parts(kernel, tensor)
             else:
                 batches = list(parted(kernel, self._items(kernel, tensor), self.shapes[tensor]))
-            yield Segment(batches, writes=not kernel.reductions)
-            serial = self._finish(kernel, tensor)
-        if serial:
-            yield Segment([serial], writes=False)
+            after = self._finish(kernel, tensor)
+        if batches or after:
+            yield Segment(batches or [[]], after)
 
     def _items(self, kernel: Kernel, tensor: int) -> Batch:
         shape = self.shapes[tensor]
@@ -201,17 +188,6 @@ class Tables:
             result = self.addresses[parameter.name]
         rows = (self._partials(parameter), self.rows, self.columns, result)
         return np.array([row.ctypes.data for row in rows], np.int64)
-
-
-def _mark(tables: int, tensor: int, start: int, count: int) -> None:
-    """Set the int64 at an address to 1."""
-    at(tables, int64)[0] = 1
-
-
-@functools.cache
-def _mark_address() -> int:
-    signature = types.void(int64, int64, int64, int64)
-    return compile_entry(_mark, signature, "tables.mark", source_stamp(_mark))
 
 
 def _carve(sizes: Sequence[int], width: int) -> tuple[Array, Array]:

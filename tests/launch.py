@@ -96,7 +96,7 @@ class Launch:
     @staticmethod
     def execute(items: list[tuple[int, ...]], threads: int) -> None:
         if items:
-            cpu.run(np.array(items, np.int64), np.arange(len(items) + 1), threads)
+            cpu.run(cpu.Work(np.array(items, np.int64), np.arange(len(items) + 1)), threads)
 
 
 def draw(shape: tuple[int, ...], dtype: str, seed: int) -> np.ndarray:

@@ -76,7 +76,8 @@ def result(update: cpu.Kernel, dtype: str = "float32") -> float:
     weight = np.full(1, 3.0, dtype)
     rows = [np.array([weight.ctypes.data]), np.ones(1)]
     table = np.array([row.ctypes.data for row in rows])
-    cpu.run(np.array([(update.address(Formats.plain(dtype)), table.ctypes.data, 0, 0, 1)]), np.arange(2), 1)
+    items = np.array([(update.address(Formats.plain(dtype)), table.ctypes.data, 0, 0, 1)])
+    cpu.run(cpu.Work(items, np.arange(2)), 1)
     return float(weight[0])
 
 

@@ -245,12 +245,12 @@ def test_items_of_one_batch_run_in_order() -> None:
     slots = [launch.row(slot) for slot in half.slots]
     forth, back = launch.table(slots), launch.table(slots[::-1])
     items = [(half.address(Formats.plain("float32")), table, 0, 0, 1) for table in (forth, back, forth)]
-    cpu.run(np.array(items, np.int64), np.array([0, 3]), 2)
+    cpu.run(cpu.Work(np.array(items, np.int64), np.array([0, 3])), 2)
     assert (launch.numbers["w_norm"][0], launch.numbers["half"][0]) == (2.0, 1.0)
 
 
 def test_no_items() -> None:
-    cpu.run(np.empty((0, 5), np.int64), np.zeros(1, np.int64))
+    cpu.run(cpu.Work(np.empty((0, 5), np.int64), np.zeros(1, np.int64)))
 
 
 def test_chunks_keep_blocks_whole() -> None:

@@ -41,10 +41,10 @@ RUNTIME = (
     "kernel_cache machine_code sources",
     "atomic compilation exclusive formats halves hyperparameters kept",
     "counts lr_scheduler noise notices states transcendental",
-    "archive batches memory overlaps pointers rates reference sparse storage",
-    "objects rule tally",
-    "arguments canonical checks inputs reading_arrays reading_calls tables",
-    "arithmetic arrays changes names reductions selections tensors threads",
+    "archive batches memory overlaps pointers rates reference sparse storage synchronization",
+    "objects rule tally work",
+    "arguments canonical checks inputs reading_arrays reading_calls tables threads",
+    "arithmetic arrays changes names reductions selections tensors",
     "gradients layout recognition settings",
     "slots",
     "pieces",
@@ -82,8 +82,9 @@ NUMBA_AT_THE_TOP = {
     "reductions",
     "slots",
     "storage",
-    "tables",
+    "synchronization",
     "threads",
+    "work",
 }
 LAYERS = {"stepspec": RUNTIME, "stepspec.generator": GENERATOR}
 GENERATED_MAY_IMPORT = {"numpy", "typing", "collections", "collections.abc"}

@@ -1,14 +1,17 @@
 """Arguments, rates, counts and the registry; and what holds when a step is interrupted."""
 
 import copy
+import ctypes
 import functools
 import itertools
 import math
+import operator
 import pickle
 import signal
 import sys
 import threading
 import types
+from collections import deque
 from collections.abc import Callable
 from typing import Any
 
@@ -447,23 +450,28 @@ def test_two_optimizers_in_two_threads() -> None:
 
 
 def test_interrupted_before_or_after_the_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
-    run = cpu.run
+    """Ctrl-C just before a group's work; just before and just after it, where Python cannot see it yet."""
+    prepared, interrupt = cpu.prepared, ctypes.pythonapi.PyErr_SetInterrupt
 
     def before(*arguments: Any) -> None:
         raise KeyboardInterrupt
 
-    def after(*arguments: Any) -> None:
-        run(*arguments)
-        raise KeyboardInterrupt
+    def around(*arguments: Any) -> Callable[[], object]:
+        actions: list[Callable[[], object]] = [interrupt, prepared(*arguments), interrupt]
+        return functools.partial(deque, map(operator.call, actions), 0)
 
     ones = Ones(stepspec.create("sgd", momentum=0.5, learning_rate=1.0))
-    for interrupted, weight, count in ((before, 0.0, 0), (after, -1.0, 1)):
-        monkeypatch.setattr(cpu, "run", interrupted)
-        with pytest.raises(KeyboardInterrupt):
-            ones.step()
-        assert [w[0] for w in ones.weights] == [weight] * 3
-        assert ones.optimizer.num_update == count
-    monkeypatch.setattr(cpu, "run", run)
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        for interrupted, weight, count in ((before, 0.0, 0), (around, -1.0, 1)):
+            monkeypatch.setattr(cpu, "prepared", interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                ones.step()
+            assert [w[0] for w in ones.weights] == [weight] * 3
+            assert ones.optimizer.num_update == count
+    finally:
+        signal.signal(signal.SIGINT, handler)
+    monkeypatch.setattr(cpu, "prepared", prepared)
     assert ones.step() == [1.5, 1.5, 1.5]
 
 

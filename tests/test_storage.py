@@ -400,7 +400,7 @@ def test_running_out_of_memory_is_an_error() -> None:
         with pytest.raises(MemoryError, match="no memory for the scratch of a kernel"):
             launch.run(group_adagrad_cpu.update, 1)
     # it is said once
-    cpu.run(np.empty((0, 5), np.int64), np.zeros(1, np.int64))
+    cpu.run(cpu.Work(np.empty((0, 5), np.int64), np.zeros(1, np.int64)))
     Case(FLAT, Formats.plain("float32")).check(1, 1)
 
 

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from stepspec import threads
+from stepspec import cpu, threads
 from stepspec.cpu import elements
 from stepspec.formats import Formats
 
@@ -36,10 +36,13 @@ class Job:
         self.table = np.array([row.ctypes.data for row in self.rows])
         entry, table = increase.address(Formats.plain("float32")), self.table.ctypes.data
         self.items = np.array([(entry, table, 0, start, CHUNK) for start in range(0, SIZE, CHUNK)])
-        self.batches = np.arange(len(self.items) + 1)
+        self.work = self.cut(*range(len(self.items) + 1))
+
+    def cut(self, *bounds: int) -> cpu.Work:
+        return cpu.Work(self.items, np.array(bounds))
 
     def run(self, count: int | None = None) -> None:
-        threads.run(self.items, self.batches, count)
+        cpu.run(self.work, count)
 
 
 @pytest.fixture(autouse=True)
@@ -59,7 +62,7 @@ def test_every_batch_runs_once(count: int) -> None:
 
 def test_batches_of_several_items() -> None:
     job = Job()
-    threads.run(job.items, np.array([0, 1, 1, 40, 100]), 3)
+    cpu.run(job.cut(0, 1, 1, 40, 100), 3)
     assert np.all(job.values == 1)
 
 
@@ -67,17 +70,17 @@ def test_a_single_batch_wakes_nobody() -> None:
     job = Job()
     job.run(2)
     pool = threads._pools[0]
-    started = pool.workers
-    threads.run(job.items, np.array([0, len(job.items)]), 64)
-    assert pool.workers == started
+    started = pool.threads
+    cpu.run(job.cut(0, len(job.items)), 64)
+    assert pool.threads == started
     assert np.all(job.values == 2)
 
 
 def test_a_few_batches_start_no_more_workers_than_can_help() -> None:
     threads._after_fork()
     job = Job()
-    threads.run(job.items, np.array([0, 50, 100]), 64)
-    assert threads._pools[0].workers == 1
+    cpu.run(job.cut(0, 50, 100), 64)
+    assert threads._pools[0].threads == 2
 
 
 def test_number_of_threads() -> None:
