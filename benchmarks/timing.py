@@ -3,9 +3,10 @@
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
+import numpy.typing as npt
 
 BURST = 0.02  # seconds a contender may go on before the next one has its turn
 LONGEST_BURST = 40  # steps
@@ -14,8 +15,12 @@ SLOW_ROUNDS = 8
 PAUSE = 0.005  # seconds between turns: lets the spinning threads of other pools fall asleep
 
 
+class PeerError(Exception):
+    """A contender cannot go on, and the message says why: its process died, its compiler failed."""
+
+
 class Contender(Protocol):
-    """Something that can do one step, over and over."""
+    """Something that can do one step, over and over. Any of its methods may raise a PeerError."""
 
     label: str
 
@@ -23,6 +28,12 @@ class Contender(Protocol):
         """Lay out what the next step works on; not timed."""
 
     def step(self) -> None: ...
+
+    def weights(self) -> list[npt.NDArray[Any]]:
+        """Return copies or views of the weights as they are now: the masters, where there are some."""
+
+    def close(self) -> None:
+        """Free what it holds; it is not used again, and closing it once more does nothing."""
 
 
 @dataclass(frozen=True)
