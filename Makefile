@@ -3,8 +3,11 @@
 PYTHON ?= python3
 # More or fewer processes, one test, ...: make test TESTFLAGS="-n 0 -k golden"
 TESTFLAGS ?= -n 2
-# The benchmark's peer, pinned so that figures of different days compare; the CPU build is enough.
-TORCH ?= torch==2.13.0
+# Less of it: make bench BENCHFLAGS="--sets MLP --optimizers SGD"
+BENCHFLAGS ?=
+# The benchmark's peers, pinned so that figures of different days compare; torch's CPU build is enough.
+PEERS ?= torch==2.13.0 jax==0.10.2 optax==0.2.8
+# One more is MXNet 2.0, of a Python that has it: make bench MXNET_PYTHON=/path/to/python
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -14,10 +17,10 @@ READY := $(VENV)/.ready
 
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help train test generate check lint bench clean
+.PHONY: help train test generate check lint bench bench-quick clean
 
 help: ## list the targets
-	@awk -F ': .*## ' '/^[a-z]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+	@awk -F ': .*## ' '/^[a-z-]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 
 train: $(READY)-examples ## train on handwritten digits with every optimizer, and word embeddings
 	$(BIN)/python examples/digits.py
@@ -40,8 +43,11 @@ lint: $(READY)-dev ## ruff and mypy --strict
 	@ln -s $(foreach path,$(wildcard runtime/*) generator generated specs,"$(CURDIR)/$(path)") build/types/stepspec/
 	MYPYPATH=build/types $(BIN)/mypy --strict build/types/stepspec examples benchmarks tests
 
-bench: $(READY)-torch ## measure the optimizers beside torch's fused SGD
-	$(BIN)/python benchmarks/bench.py
+bench: $(READY)-peers ## measure the optimizers beside torch, optax and MXNet: 25 minutes
+	$(BIN)/python benchmarks/bench.py $(BENCHFLAGS)
+
+bench-quick: $(READY)-bench ## ratios before and after a change: one minute
+	$(BIN)/python benchmarks/quick.py $(BENCHFLAGS)
 
 clean: ## remove what make and Python wrote, .venv excepted
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
@@ -64,7 +70,7 @@ $(READY)-examples $(READY)-dev $(READY)-bench: $(READY)-%: $(READY)
 	$(PIP) install -e '.[$*]'
 	@touch $@
 
-# Without torch the benchmark lacks one column, so a failed download is reported and no error.
-$(READY)-torch: $(READY)-bench
-	@if $(PIP) install $(TORCH); then touch $@; \
-	else echo "$(TORCH) could not be installed; measuring without it" >&2; fi
+# Without peers the benchmark lacks columns, so failed downloads are reported and no errors.
+$(READY)-peers: $(READY)-bench
+	@touch $@; for peer in $(PEERS); do $(PIP) install $$peer || \
+	  { rm -f $@; echo "$$peer could not be installed; measuring without it" >&2; }; done

@@ -1,28 +1,32 @@
-"""What row-sparse gradients save: the fused step of one table, dense and with 1% of the rows."""
+"""What row-sparse gradients save: a step of one table, dense and with 1% of the rows."""
 
-from __future__ import annotations
-
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
 
-from agreement import STEPS, same_update
-from contenders import HAS_TORCH, MOMENTUM, RATE, Gradient, Model, Stepspec, TorchSGD, draw
-from results import SparseResult
+from cases import DTYPES, OPTIMIZERS, Array, Case, Gradient, Model, draw
+from contest import Outcome, hold
+from figures import cell, footnotes
+from ours import Stepspec
+from peers import PEERS
+from sections import Options, Part, Table, Target
 from shapes import Shapes
 from stepspec import RowSparse
-from timing import Contender, interleave
 
-COLUMNS = 64
+ROWS, COLUMNS = 2_000_000, 32
 PRESENT = 100  # every so many rows there is one in a gradient
 # No row comes again within a burst of steps, so that it is as rarely in a cache as in training.
 GRADIENTS = 64
+# As many gradients there are as dense arrays, and so many steps are compared.
+DENSE = 2
 
 
 @dataclass(frozen=True)
-class Case:
-    """An optimizer with settings of its own."""
+class Kind:
+    """An optimizer with settings beside those that it has in practice."""
 
     optimizer: str
     settings: dict[str, Any] = field(default_factory=dict)
@@ -37,63 +41,90 @@ class Case:
         """Whether absent rows are left alone although a gradient of zeros would move them."""
         return "lazy_update" in self.settings
 
-    def contenders(self, table: Table, threads: int) -> tuple[Stepspec, Stepspec, TorchSGD | None]:
-        """Return the dense one, the row-sparse one, and torch's if it has the same."""
-        settings = {"learning_rate": RATE, **self.settings}
-        dense = Stepspec(self.optimizer, "fused_step", table.dense, "dense", **settings)
-        sparse = Stepspec(self.optimizer, "fused_step", table.sparse, "row-sparse", **settings)
-        same = HAS_TORCH and self.optimizer == "SGD" and not self.settings
-        return dense, sparse, TorchSGD(table.sparse, threads, momentum=0.0) if same else None
+    def case(self, drawn: Model, threads: int) -> Case:
+        masters = {"multi_precision": drawn.dtype != "float32"}
+        return Case(self.optimizer, OPTIMIZERS[self.optimizer] | masters | self.settings, drawn, threads)
 
 
-CASES = (
-    Case("SGD"),
-    Case("GroupAdaGrad"),
-    Case("SGD", {"momentum": MOMENTUM, "lazy_update": True}),
-    Case("LARS", {"momentum": MOMENTUM, "lazy_update": True}),
-    Case("SGD", {"momentum": MOMENTUM}),
+KINDS = (
+    Kind("SGD", {"momentum": 0.0}),
+    Kind("GroupAdaGrad"),
+    Kind("SGD", {"lazy_update": True}),
+    Kind("LARS", {"lazy_update": True}),
+    Kind("SGD"),
+    Kind("NAG"),
+    Kind("FTML"),
 )
 
 
-class Table:
-    """One weight, with row-sparse gradients of different rows, and two of these as dense arrays."""
+class RowSparseGradients:
+    """Times of a table of `rows` rows, by dtype and kind."""
 
-    def __init__(self, rows: int, gradients: int = GRADIENTS) -> None:
-        random = np.random.default_rng(0)
-        shape = (rows, COLUMNS)
-        shapes: Shapes = {"table": shape}
-        weights = [draw(random, shape, 0.1)]
-        parts = random.permutation(rows)[: gradients * (rows // PRESENT)].reshape(gradients, -1)
-        sparse: list[list[Gradient]] = []
-        dense: list[list[Gradient]] = []
-        for part in parts:
-            grad = RowSparse(draw(random, (part.size, COLUMNS), 0.01), np.sort(part), shape)
-            sparse.append([grad])
-            if len(dense) < 2:
-                # A copy, for what was never written of an array of zeros is one page, read from the cache.
-                dense.append([grad.to_dense().copy()])
-        self.sparse, self.dense = Model(shapes, weights, sparse), Model(shapes, weights, dense)
+    name = "row-sparse"
+
+    def __init__(self, rows: int = ROWS) -> None:
+        self.rows = rows
+        self.results: dict[str, Outcome] = {}
+        self.drawn: tuple[str, Model, Model] | None = None
+
+    def parts(self, options: Options) -> Iterator[Part]:
+        for dtype in options.dtypes:
+            for kind in KINDS:
+                # stepspec takes no such approximation together with masters
+                if kind.optimizer in options.optimizers and (dtype == "float32" or not kind.is_lazy):
+                    title = f"{kind.label}, {dtype}, row-sparse"
+                    yield Part(title, partial(self._hold, options, dtype, kind))
+
+    def _hold(self, options: Options, dtype: str, kind: Kind) -> None:
+        if self.drawn is None or self.drawn[0] != dtype:
+            self.drawn = None  # freed before the next is drawn
+            self.drawn = (dtype, *table(self.rows, dtype))
+        _, sparse, dense = self.drawn
+        threads = options.environment.threads
+        twin = Stepspec(kind.case(dense, threads), "fused_step", "dense")
+        rivals = {"dense": lambda _: twin, **PEERS}
+        steps = 1 if kind.is_lazy else DENSE
+        name = f"{kind.label}, {dtype}"
+        self.results[name] = hold(kind.case(sparse, threads), name, options.rounds, rivals, steps=steps)
+
+    def tables(self) -> Iterator[Table]:
+        labels = ("step", "dense", *PEERS)
+        rows = [
+            (
+                name,
+                str(o.fused),
+                *(cell(o, label) for label in labels),
+                f"{o.bytes / 1e6:.2f}",
+                f"{o.gigabytes:.1f}",
+            )
+            for name, o in self.results.items()
+        ]
+        if rows:
+            title = f"Row-sparse gradients, {1 / PRESENT:.0%} of {self.rows:,} x {COLUMNS}"
+            header = ("optimizer", "`fused_step`", "`step`", "dense `fused_step`", *PEERS, "MB", "GB/s")
+            yield Table(title, header, rows, footnotes(self.results))
+
+    def targets(self) -> Iterator[Target]:
+        return iter(())
+
+    def data(self) -> object:
+        return {name: asdict(outcome) for name, outcome in self.results.items()}
 
 
-def measure(table: Table, case: Case, threads: int, rounds: int) -> SparseResult:
-    """Time one optimizer with dense and with row-sparse gradients, and torch where it has the same."""
-    dense, sparse, peer = case.contenders(table, threads)
-    rivals: list[Contender | None] = [dense, sparse, peer]
-    times = interleave([rival for rival in rivals if rival], rounds)
-    plan = sparse.plan()
-    return SparseResult(
-        name=case.label,
-        skips=bool(plan.lazy),
-        bytes=plan.bytes,
-        dense=times[dense.label],
-        sparse=times[sparse.label],
-        torch=times[peer.label] if peer else None,
-    )
-
-
-def check(threads: int) -> None:
-    """Compare dense and row-sparse steps on a small table: where later lazy ones differ, a first one."""
-    table = Table(30 * PRESENT, gradients=2)
-    for case in CASES:
-        dense, sparse, peer = case.contenders(table, threads)
-        same_update(table.sparse, [sparse, dense], peer, steps=1 if case.is_lazy else STEPS)
+def table(rows: int, dtype: str) -> tuple[Model, Model]:
+    """Draw a weight, with row-sparse gradients of different rows, and with the first of them as arrays."""
+    random = np.random.default_rng(0)
+    shape = (rows, COLUMNS)
+    shapes: Shapes = {"table_weight": shape}
+    weights: list[Array] = [draw(random, shape, 0.1).astype(DTYPES[dtype], copy=False)]
+    parts = random.permutation(rows)[: GRADIENTS * (rows // PRESENT)].reshape(GRADIENTS, -1)
+    sparse: list[list[Gradient]] = []
+    dense: list[list[Gradient]] = []
+    for part in parts:
+        values = draw(random, (part.size, COLUMNS), 0.01).astype(DTYPES[dtype], copy=False)
+        grad = RowSparse(values, np.sort(part), shape)
+        sparse.append([grad])
+        if len(dense) < DENSE:
+            # A copy, for what was never written of an array of zeros is one page, read from the cache.
+            dense.append([grad.to_dense().copy()])
+    return Model(shapes, weights, sparse), Model(shapes, weights, dense)

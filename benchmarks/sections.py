@@ -1,6 +1,6 @@
 """What a section of the benchmark is: parts to run one after the other, then tables, targets and data."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -26,7 +26,7 @@ class Table:
 
     title: str
     header: tuple[str, ...]
-    rows: list[tuple[str, ...]]
+    rows: Sequence[tuple[str, ...]]
     note: str = ""
 
 
@@ -34,8 +34,8 @@ class Table:
 class Target:
     """A figure that was aimed at.
 
-    `reached` is None where it was not measured; `note` then says why. `at_least` is False for figures that are
-    better the smaller they are.
+    `reached` is None where it was not measured; `note` then says why. `at_least` is False for figures that
+    are better the smaller they are.
     """
 
     what: str

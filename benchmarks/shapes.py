@@ -61,9 +61,15 @@ def norm(name: str, width: int) -> Shapes:
     return {f"{name}_gamma": (width,), f"{name}_beta": (width,)}
 
 
+def one_large() -> Shapes:
+    """Return one tensor of 50 million elements."""
+    return {"tensor_weight": (50_000, 1000)}
+
+
 SETS: dict[str, Callable[[], Shapes]] = {
     "MLP": mlp,
     "1000 small": thousand_small,
     "ResNet-50": resnet50,
+    "One of 50 M": one_large,
     "GPT-2 small": gpt2_small,
 }

@@ -1,4 +1,4 @@
-"""The memory's bandwidth, measured by a plain loop with as many streams as SGD with momentum has."""
+"""The memory's bandwidth, measured by a plain loop over as many arrays as a kernel walks."""
 
 import itertools
 from collections.abc import Callable
@@ -9,55 +9,108 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
-from results import gigabytes
+from stepspec.overview import Streams
 from timing import Timing
 
-Floats: TypeAlias = npt.NDArray[np.float32]
+Words: TypeAlias = npt.NDArray[np.int64]
 
 # Arrays of fewer elements may stay in a cache, where the figure would not be the memory's.
 LEAST = 2**24
+# Longer arrays would only take memory: far beyond the caches, bandwidth does not depend on the length.
+MOST = 2**26
+# Elements of each array in turn; element by element, as kernels go, has the same bandwidth.
+CHUNK = 2048
+WORD = 8
 
 
 class Stream:
-    """Reads three arrays of `size` elements and writes two of them in place, on `threads` threads.
+    """Walks arrays of `size` elements on `threads` threads: reads some, updates some in place, writes some.
 
-    The threads are Python's: they sleep between steps, whereas those of OpenMP would spin beside the others.
+    All arrays are seen as words of eight bytes, those of smaller elements being shorter. The threads are
+    Python's: they sleep between steps, whereas those of OpenMP would spin beside the other contenders.
     """
 
-    bytes_per_element = 20
-
-    def __init__(self, size: int, threads: int) -> None:
-        self.label = "stream"
-        self.arrays = [np.full(size, value, np.float32) for value in (0.5, 0.25, 0.125)]
-        bounds = [size * k // threads for k in range(threads + 1)]
-        self.first, *self.others = [slice(*pair) for pair in itertools.pairwise(bounds)]
+    def __init__(self, streams: Streams, size: int, threads: int) -> None:
+        self.label = f"stream of {streams}"
+        length = min(size, MOST) // CHUNK * CHUNK
+        # what was never written of an array of zeros is one page, read from the cache: hence ones
+        self.groups = [
+            tuple(np.ones(length * itemsize // WORD, np.int64) for itemsize in group)
+            for group in (streams.read, streams.updated, streams.written)
+        ]
+        self.bytes = sum(
+            array.nbytes * passes
+            for group, passes in zip(self.groups, (1, 2, 1), strict=True)
+            for array in group
+        )
+        self.chunks = length // CHUNK
+        bounds = [self.chunks * k // threads for k in range(threads + 1)]
+        self.first, *self.others = itertools.pairwise(bounds)
         self.pool = ThreadPoolExecutor(max(1, threads - 1))
 
     def prepare(self) -> None:
         """Nothing to lay out."""
 
     def step(self) -> None:
-        running = [self.pool.submit(stream, *self.part(other)) for other in self.others]
-        stream(*self.part(self.first))
+        running = [self.pool.submit(self.walk, *part) for part in self.others]
+        self.walk(*self.first)
         for future in running:
             future.result()
 
+    def walk(self, start: int, stop: int) -> int:
+        """Walk through some chunks of all arrays, a chunk of each in turn."""
+        # Numba has no empty tuples of arrays
+        read, updated, written = (group or (EMPTY,) for group in self.groups)
+        return int(walk(read, updated, written, self.chunks, start, stop))
+
+    def weights(self) -> list[npt.NDArray[Any]]:
+        return []
+
+    def close(self) -> None:
+        self.pool.shutdown()
+
     def bandwidth(self, timing: Timing) -> float:
         """Return the bandwidth of a timed step in GB/s."""
-        return gigabytes(self.arrays[0].size * self.bytes_per_element, timing)
-
-    def part(self, piece: slice) -> list[Floats]:
-        return [array[piece] for array in self.arrays]
+        return gigabytes(self.bytes, timing)
 
 
-def compiled(function: Callable[..., None]) -> Any:
+EMPTY = np.zeros(0, np.int64)
+
+
+def gigabytes(moved: float, timing: Timing) -> float:
+    """Return the bandwidth, in GB/s, of a step that moves so many bytes."""
+    return moved / timing.median / 1e6
+
+
+def compiled(function: Callable[..., Any]) -> Any:
     """`numba.njit` for the kernel below, typed as what it is: a function of untyped code."""
     return numba.njit(nogil=True, error_model="numpy", boundscheck=False)(function)
 
 
 @compiled
-def stream(a: Floats, b: Floats, c: Floats) -> None:
-    half = np.float32(0.5)
-    for i in range(a.size):
-        a[i] = half * a[i] + b[i]
-        c[i] = half * c[i] + b[i]
+def walk(
+    read: tuple[Words, ...],
+    updated: tuple[Words, ...],
+    written: tuple[Words, ...],
+    chunks: int,
+    start: int,
+    stop: int,
+) -> int:
+    seen = 0  # returned, or the compiler would drop the reading
+    for chunk in range(start, stop):
+        for array in read:
+            size = array.size // chunks
+            part = array[chunk * size : (chunk + 1) * size]
+            for i in range(part.size):
+                seen ^= part[i]
+        for array in updated:
+            size = array.size // chunks
+            part = array[chunk * size : (chunk + 1) * size]
+            for i in range(part.size):
+                part[i] += 1
+        for array in written:
+            size = array.size // chunks
+            part = array[chunk * size : (chunk + 1) * size]
+            for i in range(part.size):
+                part[i] = chunk
+    return seen

@@ -16,7 +16,12 @@ PAUSE = 0.005  # seconds between turns: lets the spinning threads of other pools
 
 
 class PeerError(Exception):
-    """A contender cannot go on, and the message says why: its process died, its compiler failed."""
+    """A contender cannot go on, and the message says why: its process died, its compiler failed.
+
+    `label` is the contender's, once it failed while being timed.
+    """
+
+    label = ""
 
 
 class Contender(Protocol):
@@ -27,13 +32,14 @@ class Contender(Protocol):
     def prepare(self) -> None:
         """Lay out what the next step works on; not timed."""
 
-    def step(self) -> None: ...
+    def step(self) -> float | None:
+        """Take a step, and return its seconds if it was timed elsewhere, in another process."""
 
     def weights(self) -> list[npt.NDArray[Any]]:
         """Return copies or views of the weights as they are now: the masters, where there are some."""
 
     def close(self) -> None:
-        """Free what it holds; it is not used again, and closing it once more does nothing."""
+        """End what would outlive it, such as a process; it is not used again, but may be closed again."""
 
 
 @dataclass(frozen=True)
@@ -51,10 +57,15 @@ class Timing:
 
 
 def seconds(contender: Contender) -> float:
-    contender.prepare()
-    start = time.perf_counter()
-    contender.step()
-    return time.perf_counter() - start
+    try:
+        contender.prepare()
+        start = time.perf_counter()
+        elsewhere = contender.step()
+        here = time.perf_counter() - start
+    except PeerError as error:
+        error.label = contender.label
+        raise
+    return here if elsewhere is None else elsewhere
 
 
 def warm_up(contender: Contender) -> float:

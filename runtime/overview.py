@@ -8,18 +8,34 @@ from typing import Any
 
 import numpy as np
 
-from stepspec.formats import HALF
+from stepspec.formats import HALF, Formats
 from stepspec.plan import Order, Plan
 
 
 @dataclass(frozen=True, slots=True)
+class Streams:
+    """The arrays with a value per element that a kernel walks, as the bytes that a value takes in each.
+
+    `read`: arrays that are only read; `updated`: read and written in place; `written`: only written.
+    """
+
+    read: tuple[int, ...] = ()
+    updated: tuple[int, ...] = ()
+    written: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Launch:
-    """One kernel over some tensors: how many they are, their elements, and the bytes read and written."""
+    """One kernel over some tensors: how many they are, their elements, and the bytes read and written.
+
+    `streams` tells how one element adds to these bytes; arrays with a value per row or column come on top.
+    """
 
     kernel: str
     tensors: int
     elements: int
     bytes: int
+    streams: Streams
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,13 +131,27 @@ def _launches(plan: Plan, order: Order, tensors: list[int]) -> Iterator[Launch]:
     for stage in order.stages:
         using: dict[Any, list[int]] = {}
         for tensor in tensors:
-            kernel = stage.get(plan.tables.shapes[tensor].variant)
+            shape = plan.tables.shapes[tensor]
+            kernel = stage.get(shape.variant)
             if kernel is not None:
-                using.setdefault(kernel, []).append(tensor)
-        for kernel, users in using.items():
+                using.setdefault((kernel, _streams(kernel, shape.formats)), []).append(tensor)
+        for (kernel, streams), users in using.items():
             pairs = [_work(plan, kernel, tensor, tensor in order.lazy) for tensor in users]
             elements, moved = map(sum, zip(*pairs, strict=True))
-            yield Launch(kernel.function.__name__, len(users), elements, moved)
+            yield Launch(kernel.function.__name__, len(users), elements, moved, streams)
+
+
+def _streams(kernel: Any, formats: Formats) -> Streams:
+    """Return a kernel's streams: one that reduces writes no array, any other all but the gradient."""
+    names = [p.name for p in kernel.parameters if p.role == "element"]
+    sizes = [
+        _itemsize(formats.weight if name == "weight" else formats.state) for name in names if name != "grad"
+    ]
+    grad = (_itemsize(formats.grad),) if "grad" in names else ()
+    if kernel.reductions:
+        return Streams(read=(*grad, *sizes))
+    copies = (_itemsize(formats.copy),) if formats.copy and "weight" in names else ()
+    return Streams(grad, tuple(sizes), copies)
 
 
 def _work(plan: Plan, kernel: Any, tensor: int, lazy: bool) -> tuple[int, int]:
