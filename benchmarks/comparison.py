@@ -14,7 +14,7 @@ from shapes import SETS
 
 BANDWIDTH_SET = "GPT-2 small"
 
-# optimizer, peers of which the fastest counts, how many times the fused step's time theirs shall be, sets or all
+# optimizer, peers of which the fastest counts, the least ratio of their time to the fused step's, sets or all
 AIMS: tuple[tuple[str, tuple[str, ...], float, tuple[str, ...]], ...] = (
     ("SGD", ("torch fused",), 1.0, ("GPT-2 small",)),
     ("SGD", ("torch fused",), 1.0, ("ResNet-50",)),

@@ -17,8 +17,8 @@ end where stepspec ends, within what rounding may do, is not timed. Gradients ar
 unless a table says otherwise; making them is not timed, and neither is compiling. Half precision with masters
 is, for torch, its optimizer on float32 weights between two foreach copies, from the gradients and to the
 weights. Bytes are those that the plan of a fused step counts: what each of its passes reads and writes.
-"Streams" is the bandwidth of a plain loop that reads, updates and writes as many arrays of the same kinds,
-in the same turns, and "share" what the fused step reaches of it; for a rule of two passes, a loop for each."""
+"Streams" is the bandwidth of a plain loop that reads, updates and writes as many arrays of the same kinds, in
+the same turns, and "share" what the fused step reaches of it; a rule of two passes has a loop for each."""
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:

@@ -89,7 +89,7 @@ class Torch:
         self.optimizer = make(self.parameters, **settings, **algorithm.options, **chosen)
         self.turns = itertools.cycle([[tensor(grad) for grad in grads] for grads in case.model.grads])
         self.grads: list[Any] = []
-        # torch adds Nesterov's momentum to the gradients, in place: it gets copies of what others share with it
+        # torch adds Nesterov's momentum to the gradients in place: it gets copies of what others share
         spoils = algorithm.options.get("nesterov") and way != "fused" and not self.is_wide
         self.copies = [torch.empty_like(parameter) for parameter in self.parameters] if spoils else []
         self.wide = [torch.zeros_like(parameter) for parameter in self.parameters] if self.is_wide else []
