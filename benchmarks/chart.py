@@ -52,33 +52,38 @@ def draw(sections: Sequence[Section], folder: Path) -> list[Path]:
 
 
 def _ratios(figure: Any, optimizers: list[str], outcomes: list[Outcome]) -> None:
-    """One panel for each optimizer, a line for each set, and a marker for each peer."""
+    """One panel for each optimizer."""
     figure.suptitle(
         f"Time of a step over stepspec's fused step, {outcomes[0].dtype} (right of 1: stepspec is faster)"
     )
     sets = list(dict.fromkeys(o.set for o in outcomes))
     panels = figure.subplots(1, len(optimizers), sharex=True, sharey=True, squeeze=False)[0]
+    panels[0].set(xscale="log", yticks=range(len(sets)), yticklabels=sets, ylim=(len(sets) - 0.5, -0.5))
     for panel, optimizer in zip(panels, optimizers, strict=True):
         panel.set_title(optimizer)
-        panel.set_xscale("log")
         panel.axvline(1, color=INK, linewidth=1)
         panel.grid(axis="both", color=FAINT, linewidth=0.6)
         panel.set_axisbelow(True)
-        for label in PEERS:
-            found = [
-                (ratio, sets.index(o.set))
-                for o in outcomes
-                if o.optimizer == optimizer and (ratio := o.ratio(label)) is not None
-            ]
-            colour, marker = STYLES[label]
-            panel.plot(
-                [x for x, _ in found], [y for _, y in found], marker, color=colour, label=label, alpha=0.9
-            )
-        panel.set_yticks(range(len(sets)), sets)
-        panel.set_ylim(len(sets) - 0.5, -0.5)
         panel.xaxis.set_major_formatter("{x:g}")
+        panel.xaxis.set_minor_formatter("")
+        _markers(panel, sets, [o for o in outcomes if o.optimizer == optimizer])
+    left, right = panels[0].get_xlim()
+    panels[0].set_xlim(min(left, 0.5), max(right, 20))
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False)
+
+
+def _markers(panel: Any, sets: list[str], outcomes: list[Outcome]) -> None:
+    """Draw a marker for each peer, on a line for each set."""
+    for label in PEERS:
+        found = [(r, sets.index(o.set)) for o in outcomes if (r := o.ratio(label)) is not None]
+        ratios, places = zip(*found, strict=True) if found else ((), ())
+        colour, marker = STYLES[label]
+        panel.plot(ratios, places, marker, color=colour, label=label, alpha=0.9)
+    if not any(label in outcome.times for outcome in outcomes for label in PEERS):
+        panel.text(
+            0.5, 0.5, "no peer has it", transform=panel.transAxes, ha="center", backgroundcolor="white"
+        )
 
 
 def _shares(figure: Any, optimizers: list[str], dtypes: list[str], outcomes: list[Outcome]) -> None:

@@ -94,8 +94,8 @@ def hold(
         same_bits(case, ours)
         rivals, missing = _agreeing(case, ours[0].weights(), peers, steps, stack)
         plan = ours[0].plan()
-        moved = {} if case.model.size < LEAST or case.model.is_sparse else _moved(plan)
-        streams = [stack.enter_context(closing(Stream(s, case.model.size, case.threads))) for s in moved]
+        bytes_of = {} if case.model.size < LEAST or case.model.is_sparse else moved(plan)
+        streams = [stack.enter_context(closing(Stream(s, case.model.size, case.threads))) for s in bytes_of]
         contenders: list[Contender] = [*ours, *rivals, *streams]
         times = _timed([Persistent(c) for c in contenders] if persistent else contenders, rounds, missing)
     gc.collect()  # some peers refer to themselves
@@ -111,7 +111,7 @@ def hold(
         missing,
         tuple(
             Traffic(kind, size, one.bandwidth(times[one.label]))
-            for (kind, size), one in zip(moved.items(), streams, strict=True)
+            for (kind, size), one in zip(bytes_of.items(), streams, strict=True)
         ),
     )
 
@@ -140,14 +140,14 @@ def _agreeing(
     return rivals, missing
 
 
-def _moved(plan: Overview) -> dict[Streams, int]:
+def moved(plan: Overview) -> dict[Streams, int]:
     """Return the bytes that launches move, by the streams that they walk."""
-    moved: dict[Streams, int] = {}
+    found: dict[Streams, int] = {}
     for group in plan.groups:
         for launch in group.launches:
             if launch.bytes:
-                moved[launch.streams] = moved.get(launch.streams, 0) + launch.bytes
-    return moved
+                found[launch.streams] = found.get(launch.streams, 0) + launch.bytes
+    return found
 
 
 def _timed(contenders: Sequence[Contender], rounds: int, missing: dict[str, str]) -> dict[str, Timing]:

@@ -43,12 +43,12 @@ def cell(outcome: Outcome, label: str) -> str:
 
 def footnotes(outcomes: Mapping[str, Outcome]) -> str:
     """Return why peers are missing, with the rows' names unless the reason holds for all rows."""
-    reasons: dict[tuple[str, str], list[str]] = {}
+    rows: dict[tuple[str, str], list[str]] = {}
     for name, outcome in outcomes.items():
         for label, why in outcome.missing.items():
-            reasons.setdefault((label, why), []).append(name)
-    notes = []
-    for (label, why), names in reasons.items():
+            rows.setdefault((label, why), []).append(name)
+    labels: dict[tuple[str, str], list[str]] = {}
+    for (label, why), names in rows.items():
         where = "" if len(names) == len(outcomes) else f" ({'; '.join(names)})"
-        notes.append(f"{label}{where}: {why}.")
-    return " ".join(notes)
+        labels.setdefault((why, where), []).append(label)
+    return " ".join(f"{', '.join(alike)}{where}: {why}." for (why, where), alike in labels.items())

@@ -2,6 +2,7 @@
 
 from functools import partial
 
+import mxnet_peer
 import optax_peer
 import torch_peer
 from contest import Peers
@@ -9,4 +10,5 @@ from contest import Peers
 PEERS: Peers = {
     **{f"torch {way}": partial(torch_peer.contender, way=way) for way in torch_peer.WAYS},
     "optax": optax_peer.contender,
+    "MXNet": mxnet_peer.contender,
 }
