@@ -86,6 +86,11 @@ class Case:
     def has_masters(self) -> bool:
         return bool(self.settings.get("multi_precision")) and self.model.dtype in ("float16", "bfloat16")
 
+    @property
+    def is_lazy(self) -> bool:
+        """Whether rows that a gradient lacks are left alone although zeros would move them."""
+        return bool(self.settings.get("lazy_update")) and self.model.is_sparse
+
 
 @dataclass(frozen=True)
 class Reason:

@@ -8,7 +8,7 @@ from typing import TypeAlias
 
 from agreement import STEPS, disagreement, same_bits, take_steps
 from cases import Array, Case, Reason
-from ours import PATHS, Stepspec
+from ours import both
 from stepspec.overview import Overview, Streams
 from stream import LEAST, Stream, gigabytes
 from timing import Contender, PeerError, Timing, interleave
@@ -88,7 +88,7 @@ def hold(
     are the same arrays; otherwise they are new ones, as autograd hands them over.
     """
     with ExitStack() as stack:
-        ours = [stack.enter_context(closing(Stepspec(case, path))) for path in PATHS]
+        ours = [stack.enter_context(closing(path)) for path in both(case)]
         for path in ours:
             take_steps(path, steps)
         same_bits(case, ours)
@@ -154,7 +154,7 @@ def _timed(contenders: Sequence[Contender], rounds: int, missing: dict[str, str]
     """Time contenders in turns; one that fails meanwhile is left out, and the others begin again."""
     while True:
         try:
-            return interleave(contenders, rounds)
+            return interleave(contenders, rounds, warm_ups=1)
         except PeerError as error:
             failed = next(c for c in contenders if c.label == error.label)
             missing[failed.label] = str(error)

@@ -12,17 +12,22 @@ from stepspec.overview import Overview
 PATHS = ("fused_step", "step")
 
 
+def both(case: Case) -> list["Stepspec"]:
+    """Return a contender for each path that does the case: `step` has no lazy form."""
+    return [Stepspec(case, path) for path in PATHS if path == "fused_step" or not case.is_lazy]
+
+
 class Stepspec:
     """One optimizer of stepspec on its own copy of a model, through `step` or `fused_step`."""
 
     def __init__(self, case: Case, path: str, label: str = "") -> None:
         self.label = label or path
         names = dict(enumerate(case.model.shapes))
-        with warnings.catch_warnings(action="ignore"):  # of half precision without a master
-            self.optimizer = stepspec.create(case.optimizer, param_idx2name=names, **case.settings)
+        self.optimizer = stepspec.create(case.optimizer, param_idx2name=names, **case.settings)
         self.arrays = [weight.copy() for weight in case.model.weights]
         create = self.optimizer.create_state_multi_precision
-        self.states = [create(i, weight) for i, weight in enumerate(self.arrays)]
+        with warnings.catch_warnings(action="ignore"):  # of half precision without a master
+            self.states = [create(i, weight) for i, weight in enumerate(self.arrays)]
         self.indices = list(names)
         self.update: Callable[..., None] = getattr(self.optimizer, path)
         self.turns = itertools.cycle(case.model.grads)

@@ -68,15 +68,15 @@ def seconds(contender: Contender) -> float:
     return here if elsewhere is None else elsewhere
 
 
-def warm_up(contender: Contender) -> float:
-    """Take two steps, the first of which may compile, and return the seconds of the shorter one."""
-    return min(seconds(contender) for _ in range(2))
+def warm_up(contender: Contender, steps: int) -> float:
+    """Take some steps, the first of which may compile, and return the seconds of the shortest."""
+    return min(seconds(contender) for _ in range(steps))
 
 
-def interleave(contenders: Iterable[Contender], rounds: int) -> dict[str, Timing]:
-    """Time warm contenders in turns, every round starting with another one."""
+def interleave(contenders: Iterable[Contender], rounds: int, warm_ups: int = 2) -> dict[str, Timing]:
+    """Time contenders in turns, every round starting with another one, after some warm-ups of each."""
     order = list(contenders)
-    guess = {c.label: warm_up(c) for c in order}
+    guess = {c.label: warm_up(c, warm_ups) for c in order}
     samples: dict[str, list[float]] = {c.label: [] for c in order}
     for turn in range(rounds):
         for contender in order:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -97,6 +98,8 @@ class Torch:
             parameter.grad = grad
         self.run: Callable[[list[Any]], None] = self.update
         if self.is_compiled:
+            # it warns that it leaves out a profiler's marks
+            logging.getLogger("torch._dynamo").setLevel(logging.ERROR)
             self.create_states()
             self.run = torch.compile(self.update)
 
