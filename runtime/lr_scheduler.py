@@ -12,7 +12,7 @@ from bisect import bisect_left
 from collections.abc import Sequence
 from typing import Self
 
-import numpy as np
+from stepspec.schedule_arguments import count, decay_factor, rate
 
 WARMUP_MODES = ("linear", "constant")
 
@@ -49,9 +49,9 @@ class LRScheduler:
         warmup_begin_lr: float = 0,
         warmup_mode: str = "linear",
     ) -> None:
-        self.base_lr = _rate("base_lr", base_lr)
-        self.warmup_steps = _count("warmup_steps", warmup_steps, 0)
-        self.warmup_begin_lr = _rate("warmup_begin_lr", warmup_begin_lr)
+        self.base_lr = rate("base_lr", base_lr)
+        self.warmup_steps = count("warmup_steps", warmup_steps, 0)
+        self.warmup_begin_lr = rate("warmup_begin_lr", warmup_begin_lr)
         self.warmup_mode = warmup_mode
         if warmup_mode not in WARMUP_MODES:
             raise ValueError(f"warmup_mode must be 'linear' or 'constant', not {warmup_mode!r}")
@@ -59,10 +59,10 @@ class LRScheduler:
 
     def __call__(self, num_update: int) -> float:
         """Return the rate of the given update; the first one is 1."""
-        count = _count("num_update", num_update, 0)
-        if count < self.warmup_steps:
-            return self.get_warmup_lr(count)
-        return self.decayed_lr(count)
+        number = count("num_update", num_update, 0)
+        if number < self.warmup_steps:
+            return self.get_warmup_lr(number)
+        return self.decayed_lr(number)
 
     def get_warmup_lr(self, num_update: int) -> float:
         """Return the rate of an update before `warmup_steps`."""
@@ -83,7 +83,7 @@ class LRScheduler:
             If `lr` is no rate, or below `warmup_begin_lr`.
         """
         changed = copy.copy(self)
-        changed.base_lr = _rate("base_lr", lr)
+        changed.base_lr = rate("base_lr", lr)
         changed._check_warmup()
         return changed
 
@@ -124,9 +124,9 @@ class FactorScheduler(LRScheduler):
         warmup_mode: str = "linear",
     ) -> None:
         super().__init__(base_lr, warmup_steps, warmup_begin_lr, warmup_mode)
-        self.step = _count("step", step, 1)
-        self.factor = _factor(factor)
-        self.stop_factor_lr = _rate("stop_factor_lr", stop_factor_lr)
+        self.step = count("step", step, 1)
+        self.factor = decay_factor(factor)
+        self.stop_factor_lr = rate("stop_factor_lr", stop_factor_lr)
 
     def decayed_lr(self, num_update: int) -> float:
         """Return the rate of an update from `warmup_steps` on."""
@@ -162,10 +162,10 @@ class MultiFactorScheduler(LRScheduler):
         super().__init__(base_lr, warmup_steps, warmup_begin_lr, warmup_mode)
         if not isinstance(step, list | tuple):
             raise TypeError(f"step must be a list of update numbers, not {step!r}; put one in brackets")
-        self.step = tuple(_count(f"step[{i}]", number, 1) for i, number in enumerate(step))
+        self.step = tuple(count(f"step[{i}]", number, 1) for i, number in enumerate(step))
         if not self.step or any(b <= a for a, b in zip(self.step, self.step[1:], strict=False)):
             raise ValueError(f"step must hold one or more update numbers, increasing, not {step!r}")
-        self.factor = _factor(factor)
+        self.factor = decay_factor(factor)
 
     def decayed_lr(self, num_update: int) -> float:
         """Return the rate of an update from `warmup_steps` on."""
@@ -178,15 +178,15 @@ class _RampScheduler(LRScheduler):
     def __init__(
         self,
         max_update: int,
-        base_lr: float,
-        final_lr: float,
-        warmup_steps: int,
-        warmup_begin_lr: float,
-        warmup_mode: str,
+        base_lr: float = 0.01,
+        final_lr: float = 0,
+        warmup_steps: int = 0,
+        warmup_begin_lr: float = 0,
+        warmup_mode: str = "linear",
     ) -> None:
         super().__init__(base_lr, warmup_steps, warmup_begin_lr, warmup_mode)
-        self.final_lr = _rate("final_lr", final_lr)
-        self.max_update = _count("max_update", max_update, 1)
+        self.final_lr = rate("final_lr", final_lr)
+        self.max_update = count("max_update", max_update, 1)
         if self.max_update <= self.warmup_steps:
             raise ValueError(
                 f"max_update must be above warmup_steps, but {self.max_update} <= {self.warmup_steps}: "
@@ -204,6 +204,26 @@ class _RampScheduler(LRScheduler):
         raise NotImplementedError  # abstract: each schedule has its own curve
 
 
+class CosineScheduler(_RampScheduler):
+    """Falls from `base_lr` to `final_lr` as half a cosine wave, and stays there.
+
+    With T = max_update - warmup_steps and n updates since the warm-up, the rate is
+    `final_lr + (base_lr - final_lr) * (1 + cos(pi * min(n, T) / T)) / 2`.
+
+    Parameters
+    ----------
+    max_update : int
+        Number of the update that reaches `final_lr`; above `warmup_steps`.
+    final_lr : float
+        Rate from `max_update` on; finite, >= 0.
+    base_lr, warmup_steps, warmup_begin_lr, warmup_mode
+        See `LRScheduler`.
+    """
+
+    def _remaining(self, done: int, last: int) -> float:
+        return (1 + math.cos(math.pi * done / last)) / 2
+
+
 class PolyScheduler(_RampScheduler):
     """Falls from `base_lr` to `final_lr` as a power of the updates left, and stays there.
 
@@ -212,16 +232,10 @@ class PolyScheduler(_RampScheduler):
 
     Parameters
     ----------
-    max_update : int
-        Number of the update that reaches `final_lr`; above `warmup_steps`.
-    base_lr : float
-        See `LRScheduler`.
     pwr : float
         Exponent; finite, >= 0.
-    final_lr : float
-        Rate from `max_update` on; finite, >= 0.
-    warmup_steps, warmup_begin_lr, warmup_mode
-        See `LRScheduler`.
+    max_update, base_lr, final_lr, warmup_steps, warmup_begin_lr, warmup_mode
+        See `CosineScheduler`.
     """
 
     def __init__(
@@ -235,72 +249,8 @@ class PolyScheduler(_RampScheduler):
         warmup_mode: str = "linear",
     ) -> None:
         super().__init__(max_update, base_lr, final_lr, warmup_steps, warmup_begin_lr, warmup_mode)
-        self.power = _rate("pwr", pwr)
+        self.power = rate("pwr", pwr)
 
     def _remaining(self, done: int, last: int) -> float:
         remaining: float = (1 - done / last) ** self.power
         return remaining
-
-
-class CosineScheduler(_RampScheduler):
-    """Falls from `base_lr` to `final_lr` as half a cosine wave, and stays there.
-
-    With T = max_update - warmup_steps and n updates since the warm-up, the rate is
-    `final_lr + (base_lr - final_lr) * (1 + cos(pi * min(n, T) / T)) / 2`.
-
-    Parameters
-    ----------
-    max_update : int
-        Number of the update that reaches `final_lr`; above `warmup_steps`.
-    base_lr : float
-        See `LRScheduler`.
-    final_lr : float
-        Rate from `max_update` on; finite, >= 0.
-    warmup_steps, warmup_begin_lr, warmup_mode
-        See `LRScheduler`.
-    """
-
-    def __init__(
-        self,
-        max_update: int,
-        base_lr: float = 0.01,
-        final_lr: float = 0,
-        warmup_steps: int = 0,
-        warmup_begin_lr: float = 0,
-        warmup_mode: str = "linear",
-    ) -> None:
-        super().__init__(max_update, base_lr, final_lr, warmup_steps, warmup_begin_lr, warmup_mode)
-
-    def _remaining(self, done: int, last: int) -> float:
-        return (1 + math.cos(math.pi * done / last)) / 2
-
-
-def _rate(name: str, value: float) -> float:
-    """Return a finite number >= 0 as float."""
-    if isinstance(value, bool) or not isinstance(value, int | float | np.integer | np.floating):
-        raise TypeError(f"{name} must be a number, not {value!r}; write it as a float")
-    try:
-        number = float(value)
-    except OverflowError:
-        number = math.inf
-    if not 0 <= number < math.inf:
-        raise ValueError(f"{name} must be finite and not negative, not {value!r}")
-    return number
-
-
-def _factor(value: float) -> float:
-    """Return the factor of a decay as float."""
-    number = _rate("factor", value)
-    if number > 1:
-        raise ValueError(f"factor must be at most 1, not {value!r}; a schedule only lowers the rate")
-    return number
-
-
-def _count(name: str, value: int, least: int) -> int:
-    """Return a whole number from `least` on as int."""
-    if isinstance(value, bool) or not isinstance(value, int | np.integer):
-        raise TypeError(f"{name} must be a whole number, not {value!r}; write it as an int")
-    number = int(value)
-    if number < least:
-        raise ValueError(f"{name} must be at least {least}, not {value!r}")
-    return number

@@ -38,7 +38,7 @@ GENERATOR = (
     "cli",
 )
 RUNTIME = (
-    "kernel_cache machine_code sources",
+    "kernel_cache machine_code schedule_arguments sources",
     "atomic compilation exclusive formats halves hyperparameters kept",
     "counts lr_scheduler noise notices states transcendental",
     "archive batches memory overlaps pointers rates reference sparse storage synchronization",
