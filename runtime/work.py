@@ -7,12 +7,13 @@ at the same time. A wave may wait for a *latch*, and its batches may count one d
 down to zero does the latch's own items, opens it, and counts down the next one, if there is one. Nothing
 else orders waves: there are no barriers.
 
-Every thread goes through the waves in the order they stand in. It has a contiguous share of each wave: the
-same one in every step, so that its core's cache may still hold it, and long runs of memory suit DRAM and
-prefetchers. When its share is used up it takes what is left of the others', and goes to the next wave when
-all batches of this one are taken. So waiting never locks up: what a latch counts stands in earlier waves,
-whose batches are all taken, by threads that are at them or wait for still earlier ones; and one thread
-alone never waits. A wave may be walked backwards, from where the one before it left its data in the cache.
+Every thread takes batches of the first wave that is open and has some left. It has a contiguous share of each
+wave: the same one in every step, so that its core's cache may still hold it, and long runs of memory suit
+DRAM and prefetchers. When its share is used up it takes what is left of the others'. Before it runs ahead of a
+wave that is closed it watches the latch for a while, for the sake of its cache: mostly another thread is at
+the last batch. Beside a busy neighbour that thread may have lost its processor for milliseconds. Nobody waits
+while he has a batch, and what a latch counts stands in earlier waves: so waiting never locks up, and one
+thread alone never waits. A wave may be walked backwards, from where the one before it left its data.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ NUMBER, OPENS_FIRST, OPENS_END, NEXT = range(LATCH)
 # the header that compiled code reads: addresses and sizes; failures before
 ITEMS, BATCHES, WAVES, WAVE_COUNT, LATCHES, LATCH_COUNT, TAKEN, LEFT, BEFORE, FAILED = range(10)
 
-SPINS = 40000  # looks at a latch before sleeping
+SPINS = 10000  # looks at a latch before running ahead
 NAP = 50  # microseconds
 
 
@@ -154,13 +155,25 @@ def _count_down(header: Any, latch: int) -> None:
 
 
 @inlined
-def _await(header: Any, latch: int, function: int, lock: int) -> None:
-    """Wait until a latch is open; after a while let others have the processor, who may be at its batches."""
-    left, spins = header[LEFT] + 8 * latch, 0
-    while load(left) != 0:
-        spins += 1
-        if spins > SPINS:
-            acquire_within(function, lock, NAP)
+def _is_open(header: Any, wave: int) -> bool:
+    latch = at(header[WAVES], int64)[WAVE * wave + WAITS]
+    return latch == NONE or load(header[LEFT] + 8 * latch) == 0
+
+
+@inlined
+def _take(header: Any, wave: int, me: int, shares: int) -> int:
+    """Take a batch of a wave, of this thread's share as long as there is one; NONE if none is left."""
+    waves, row = at(header[WAVES], int64), WAVE * wave
+    first, size = waves[row + FIRST], waves[row + END] - waves[row + FIRST]
+    for k in range(shares):
+        share = (me + k) % shares
+        low, high = size * share // shares, size * (share + 1) // shares
+        taken = header[TAKEN] + 8 * (share * header[WAVE_COUNT] + wave)
+        if load(taken) < high - low:
+            position = add(taken, 1)
+            if position < high - low:
+                return first + (high - 1 - position if waves[row + BACKWARDS] else low + position)
+    return NONE
 
 
 @inner
@@ -179,24 +192,25 @@ def begin(work: int, shares: int) -> None:
 def take_part(work: int, me: int, shares: int, function: int, lock: int) -> None:
     """Do batches, as thread `me` of `shares`, until all are taken; `lock` is never free, to sleep on."""
     header = at(work, int64)
-    waves, batches, count = at(header[WAVES], int64), at(header[BATCHES], int64), header[WAVE_COUNT]
-    for wave in range(count):
-        row = WAVE * wave
-        first, size = waves[row + FIRST], waves[row + END] - waves[row + FIRST]
-        waits, counts, backwards = waves[row + WAITS], waves[row + COUNTS], waves[row + BACKWARDS]
-        for k in range(shares):
-            share = (me + k) % shares
-            low, high = size * share // shares, size * (share + 1) // shares
-            taken = header[TAKEN] + 8 * (share * count + wave)
-            while load(taken) < high - low:
-                position = add(taken, 1)
-                if position >= high - low:
-                    break
-                batch = first + (high - 1 - position if backwards else low + position)
-                if waits != NONE:
-                    _await(header, waits, function, lock)
-                _do_items(header, batches[batch], batches[batch + 1])
-                _count_down(header, counts)
+    count, batches = header[WAVE_COUNT], at(header[BATCHES], int64)
+    first = wave = spins = 0  # all batches of the waves before the first are taken
+    while first < count:
+        if wave == count:  # all that is left waits
+            acquire_within(function, lock, NAP)
+            wave = first
+        if not _is_open(header, wave):
+            wave, spins = (wave, spins + 1) if wave == first and spins < SPINS else (wave + 1, spins)
+            continue
+        batch = _take(header, wave, me, shares)
+        if batch != NONE:
+            _do_items(header, batches[batch], batches[batch + 1])
+            _count_down(header, at(header[WAVES], int64)[WAVE * wave + COUNTS])
+            wave = first
+        elif wave == first:
+            first += 1
+            wave, spins = first, 0
+        else:
+            wave += 1
 
 
 @inner
