@@ -55,7 +55,7 @@ def parsed(arguments: Sequence[str] | None) -> tuple[Options, list[Section]]:
     choice("--optimizers", OPTIMIZERS, list(OPTIMIZERS))
     choice("--dtypes", DTYPES, ["float32", "bfloat16"])
     rounds = range(1, 1000)
-    parser.add_argument("--rounds", type=int, choices=rounds, default=20, metavar="N", help="default: 20")
+    parser.add_argument("--rounds", type=int, choices=rounds, default=12, metavar="N", help="default: 12")
     here = Path(__file__).parent
     parser.add_argument("--output", type=Path, default=here / "output", metavar="DIR", help="for the results")
     chosen = parser.parse_args(arguments)

@@ -96,6 +96,19 @@ def test_a_peer_that_dies_while_it_is_timed_is_left_out() -> None:
     assert outcome.missing == {"fake": "it died"}
 
 
+def test_norms_may_be_summed_in_single_precision() -> None:
+    case = drawn("LARS")
+    fused = Stepspec(case, "fused_step")
+    take_steps(fused, 1)
+
+    def off(factor: float) -> str:
+        pairs = zip(case.model.weights, fused.weights(), strict=True)
+        return disagreement(case, fused.weights(), [start + (end - start) * factor for start, end in pairs])
+
+    assert off(1.002) == ""
+    assert off(1.02) != ""
+
+
 def test_persistent_gradients_are_laid_out_once() -> None:
     fake = Fake(drawn("SGD"))
     persistent = Persistent(fake)
