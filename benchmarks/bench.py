@@ -22,15 +22,29 @@ from cases import DTYPES, OPTIMIZERS
 from comparison import Comparison
 from environment import environment
 from first_call import FirstCalls
+from memory import Memory
+from neighbours import Neighbours
 from persistent import PersistentGradients
 from row_sparse import RowSparseGradients
+from scaling import Scaling
 from sections import Options, Section
 from shapes import SETS
 from storage import HalfPrecision
+from thread_scaling import ThreadScaling
 
 SECTIONS = {
     section.name: section
-    for section in (Comparison, PersistentGradients, RowSparseGradients, HalfPrecision, FirstCalls)
+    for section in (
+        Comparison,
+        PersistentGradients,
+        RowSparseGradients,
+        HalfPrecision,
+        Memory,
+        ThreadScaling,
+        Neighbours,
+        Scaling,
+        FirstCalls,
+    )
 }
 
 

@@ -92,7 +92,7 @@ def hold(
         for path in ours:
             take_steps(path, steps)
         same_bits(case, ours)
-        rivals, missing = _agreeing(case, ours[0].weights(), peers, steps, stack)
+        rivals, missing = agreeing(case, ours[0].weights(), peers, steps, stack)
         plan = ours[0].plan()
         bytes_of = {} if case.model.size < LEAST or case.model.is_sparse else moved(plan)
         streams = [stack.enter_context(closing(Stream(s, case.model.size, case.threads))) for s in bytes_of]
@@ -116,7 +116,7 @@ def hold(
     )
 
 
-def _agreeing(
+def agreeing(
     case: Case, reached: list[Array], peers: Peers, steps: int, stack: ExitStack
 ) -> tuple[list[Contender], dict[str, str]]:
     """Return the peers that end where stepspec did, and why the others do not."""
