@@ -10,6 +10,7 @@ only that becomes machine code, linked as Note [Machine code] says.
 from __future__ import annotations
 
 import ctypes
+import functools
 import hashlib
 import os
 import sys
@@ -102,10 +103,22 @@ class _Inner(CPUDispatcher):  # type: ignore[misc]  # Numba is untyped
         raise TypeError(f"{self.py_func.__qualname__} can be called from compiled code only")
 
 
+class _Compiled(_Inner):
+    """An inner function that is compiled once more when Python calls it."""
+
+    @functools.cached_property
+    def for_python(self) -> Callable[..., Any]:
+        """Return Numba's function for Python, with machine code of its own."""
+        made: Callable[..., Any] = numba.njit(**OPTIONS)(self.py_func)
+        return made
+
+    def __call__(self, *arguments: Any) -> Any:
+        return self.for_python(*arguments)
+
+
 def compiled(function: F) -> F:
-    """Compile a function that Python and kernels call; it becomes part of each kernel that uses it."""
-    made: F = numba.njit(**OPTIONS)(_distinct(function))
-    return made
+    """Compile an `inner` function that Python may call, too."""
+    return cast(F, _Compiled(_distinct(function)))
 
 
 def inner(function: F) -> F:
