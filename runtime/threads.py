@@ -7,10 +7,10 @@ sleeps on a lock of Python's own, taken and released through CPython's C interfa
 longer than a small model's step, so a worker watches the gate for a while before it sleeps again. A region
 is one compiled call too, so that Ctrl-C is seen before it or after it, never between two batches.
 
-The caller writes the job, opens the gate, wakes as many workers as there are shares, and takes part with
-them, see Note [Waves and latches]; workers behind END are not invited. When no batch is left it closes the
-gate and waits for the workers that are inside. One that wakes up late finds the gate closed and sleeps again,
-so that nobody waits for it. Who finds the pool busy works alone.
+The caller writes the job, opens the gate, wakes as many workers as there are shares if the job is worth it,
+and takes part with them, see Note [Waves and latches]; workers beyond the shares are not invited. When no
+batch is left it closes the gate and waits for the workers that are inside. One that wakes up late finds the
+gate closed and sleeps again, so that nobody waits for it. Who finds the pool busy works alone.
 
 The pool is an array of int64, one cache line per field, that is never freed: a worker may look at it
 while the interpreter exits. GATE counts the workers inside in steps of INSIDE, above the bits OPEN and
@@ -27,7 +27,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numba
-from numba import int64, types
+from numba import boolean, int64, types
 
 from stepspec.compilation import compile_function, inlined, log
 from stepspec.pointers import at
@@ -47,8 +47,9 @@ from stepspec.work import Work, begin, end, take_part
 LINE = 8  # int64 in a cache line
 BUSY, GATE, DONE, NEVER, WORK, SHARES, JOB, ACQUIRE, WITHIN, RELEASE, WORKERS = range(0, 11 * LINE, LINE)
 OPEN, WAITING, INSIDE = 1, 2, 4
-SPINS = 40000  # looks at the gate before sleeping: about as long as a batch takes
+SPINS = 100000  # looks at the gate before sleeping: longer than a batch takes
 WATCH = 60000  # 0.4 to 0.5 ms where it was measured: longer than a small model's step between two regions
+ROUSING = 16  # batches worth waking a worker up, 0.1 ms of work: fewer are done before it comes
 MAX_THREADS = 1024
 
 
@@ -88,14 +89,14 @@ def _serve(pool: int, me: int) -> None:
 
 
 @inlined
-def _invite(pool: int, work: int, shares: int) -> None:
-    """Open the gate to the workers below `shares`, and wake those who sleep."""
+def _invite(pool: int, work: int, shares: int, rouse: bool) -> None:
+    """Open the gate to the workers below `shares`, and wake those who sleep if that is worth it."""
     state = at(pool, int64)
     state[WORK] = work
     exchange(pool + 8 * SHARES, shares)
     add(pool + 8 * JOB, 1)
     bit_or(pool + 8 * GATE, OPEN)
-    for k in range(1, shares):
+    for k in range(1, shares if rouse else 1):
         lock = WORKERS + LINE * k
         if exchange(pool + 8 * lock + 8, 1) == 0:  # asleep
             release(state[RELEASE], state[lock])
@@ -114,14 +115,14 @@ def _see_off(pool: int) -> None:
         acquire(state[ACQUIRE], state[DONE])
 
 
-def _region(pool: int, shares: int, work: int) -> None:
+def _region(pool: int, shares: int, work: int, rouse: bool) -> None:
     """Do all work, sharing it with the workers below `shares` unless they are busy."""
     if shares == 1 or exchange(pool + 8 * BUSY, 1) == 1:
         begin(work, 1)
         take_part(work, 0, 1, 0, 0)
     else:
         begin(work, shares)
-        _invite(pool, work, shares)
+        _invite(pool, work, shares, rouse)
         state = at(pool, int64)
         take_part(work, 0, shares, state[WITHIN], state[NEVER])
         _see_off(pool)
@@ -131,7 +132,7 @@ def _region(pool: int, shares: int, work: int) -> None:
 
 @functools.cache
 def _compiled_region() -> Any:
-    return compile_function(_region, types.void(int64, int64, int64))
+    return compile_function(_region, types.void(int64, int64, int64, boolean))
 
 
 @functools.cache
@@ -212,13 +213,14 @@ def prepared(work: Work, threads: int | None = None) -> Callable[[], None]:
         At most so many threads, the calling one among them; `get_num_threads()` by default.
 
     """
-    wanted = min(get_num_threads() if threads is None else threads, work.batches.size - 1)
+    batches = work.batches.size - 1
+    wanted = min(get_num_threads() if threads is None else threads, batches)
     address, shares = 0, 1
     if wanted > 1:
         pool = _pool()
         address, shares = pool.address, pool.shares(wanted)
     work.divide(shares)
-    return functools.partial(_compiled_region(), address, shares, work.address)
+    return functools.partial(_compiled_region(), address, shares, work.address, batches >= ROUSING)
 
 
 _chosen: list[int] = []  # none or one

@@ -7,13 +7,13 @@ at the same time. A wave may wait for a *latch*, and its batches may count one d
 down to zero does the latch's own items, opens it, and counts down the next one, if there is one. Nothing
 else orders waves: there are no barriers.
 
-Every thread takes batches of the first wave that is open and has some left. It has a contiguous share of each
-wave: the same one in every step, so that its core's cache may still hold it, and long runs of memory suit
-DRAM and prefetchers. When its share is used up it takes what is left of the others'. Before it runs ahead of a
-wave that is closed it watches the latch for a while, for the sake of its cache: mostly another thread is at
-the last batch. Beside a busy neighbour that thread may have lost its processor for milliseconds. Nobody waits
-while he has a batch, and what a latch counts stands in earlier waves: so waiting never locks up, and one
-thread alone never waits. A wave may be walked backwards, from where the one before it left its data.
+Every thread takes batches of the first wave that is open and has some left. It has a contiguous share of
+each wave: the same one in every step, so that its core's cache may still hold it, and long runs of memory
+suit DRAM and prefetchers. When its share is used up it takes what is left of the others'. Before it runs
+ahead of a wave that is closed it watches the latch for a while, for the sake of its cache: mostly another
+thread is at the last batch. Beside a busy neighbour that thread may have lost its processor for milliseconds.
+Nobody waits while he has a batch, and what a latch counts stands in earlier waves: so waiting never locks up,
+and one thread alone never waits. A wave may be walked backwards, from where the one before it ended.
 """
 
 from __future__ import annotations
@@ -157,7 +157,8 @@ def _count_down(header: Any, latch: int) -> None:
 @inlined
 def _is_open(header: Any, wave: int) -> bool:
     latch = at(header[WAVES], int64)[WAVE * wave + WAITS]
-    return latch == NONE or load(header[LEFT] + 8 * latch) == 0
+    is_open: bool = latch == NONE or load(header[LEFT] + 8 * latch) == 0
+    return is_open
 
 
 @inlined
@@ -172,7 +173,8 @@ def _take(header: Any, wave: int, me: int, shares: int) -> int:
         if load(taken) < high - low:
             position = add(taken, 1)
             if position < high - low:
-                return first + (high - 1 - position if waves[row + BACKWARDS] else low + position)
+                batch: int = first + (high - 1 - position if waves[row + BACKWARDS] else low + position)
+                return batch
     return NONE
 
 

@@ -83,6 +83,26 @@ def test_a_few_batches_start_no_more_workers_than_can_help() -> None:
     assert threads._pools[0].threads == 2
 
 
+def test_a_sleeper_is_woken_for_much_work_only() -> None:
+    job, few = Job(), threads.ROUSING - 1
+    job.run(2)
+    state, awake = threads._pools[0].state, threads.WORKERS + threads.LINE + 1
+
+    def falls_asleep() -> bool:
+        limit = time.monotonic() + 10
+        while state[awake] and time.monotonic() < limit:
+            time.sleep(0.001)
+        return not state[awake]
+
+    assert falls_asleep()
+    cpu.run(job.cut(*range(few), len(job.items)), 2)
+    assert not state[awake]
+    cpu.run(job.cut(*range(few + 1), len(job.items)), 2)
+    assert state[awake]
+    assert falls_asleep()
+    assert np.all(job.values == 3)
+
+
 def test_number_of_threads() -> None:
     threads.set_num_threads(3)
     assert threads.get_num_threads() == 3
