@@ -15,6 +15,7 @@ from numba.extending import overload
 
 from stepspec import canonical, transcendental
 from stepspec.compilation import OPTIONS, compiled, inlined
+from stepspec.pointers import pointer
 
 
 @inlined
@@ -124,22 +125,22 @@ def tanh(x: Any) -> Any:
 @compiled
 def row_sum(terms: Any) -> Any:
     """Return the sum of a 1-D buffer in the canonical order, rounded once to its dtype."""
-    return terms.dtype.type(canonical.sum_whole(terms))
+    return terms.dtype.type(canonical.sum_whole(pointer(terms), terms.size))
 
 
 @compiled
 def row_norm(terms: Any) -> Any:
     """Return the 2-norm of a 1-D buffer in the canonical order, rounded once to its dtype."""
-    return terms.dtype.type(math.sqrt(canonical.norm_whole(terms)))
+    return terms.dtype.type(math.sqrt(canonical.norm_whole(pointer(terms), terms.size)))
 
 
 @compiled
 def row_mean(terms: Any) -> Any:
     """Return the mean of a 1-D buffer in the canonical order, rounded once to its dtype; NaN if empty."""
-    return terms.dtype.type(canonical.sum_whole(terms) / terms.size)
+    return terms.dtype.type(canonical.sum_whole(pointer(terms), terms.size) / terms.size)
 
 
 @compiled
 def row_max(terms: Any) -> Any:
     """Return the largest element of a 1-D buffer, NaN if one is NaN; -inf if it is empty."""
-    return terms.dtype.type(canonical.max_whole(terms))
+    return terms.dtype.type(canonical.max_whole(pointer(terms), terms.size))

@@ -14,13 +14,16 @@ Columns: the rows of a block of 256 rows are taken in order into one lane per co
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from operator import add
 from typing import Any
 
 import numpy as np
 from numba import float64, types
 
+from stepspec import lanes
 from stepspec.compilation import inlined, inner
+from stepspec.lanes import WIDTH, fill
 from stepspec.pointers import advance, pointer, stack
 
 BLOCK = 4096
@@ -29,7 +32,8 @@ LANES = 256
 NARROW = 8
 
 
-_lanes = stack(LANES, types.float64)
+_wide_lanes = stack(LANES, types.float64)
+_narrow_lanes = stack(NARROW, types.float64)
 
 
 @inlined
@@ -45,102 +49,151 @@ def widen_and_square(x: Any) -> float:
     return wide * wide
 
 
-def _block(load: Callable[[Any], float], fold: Callable[[float, float], float], start: float) -> Any:
-    """Return `block(terms, count, length)`: `count` terms, a block of an operand of `length` -> float64."""
+@dataclass(frozen=True)
+class Fold:
+    """A reduction: `load` widens a number, `fold` folds two; the others are of `stepspec.lanes`."""
 
-    @inner
-    def block(terms: Any, count: int, length: int) -> Any:
-        lanes, many = _lanes(), LANES if length >= LANES else NARROW
-        if count == BLOCK:  # the usual one, with constant limits: lanes stay in registers
-            for lane in range(LANES):
-                value = start
-                for k in range(0, BLOCK, LANES):
-                    value = fold(value, load(terms[k + lane]))
-                lanes[lane] = value
-        else:
-            for lane in range(many):
-                lanes[lane] = start
-            for k in range(0, count, many):
-                for lane in range(min(many, count - k)):
-                    lanes[lane] = fold(lanes[lane], load(terms[k + lane]))
-        while many > 1:
-            many //= 2
-            for lane in range(many):
-                lanes[lane] = fold(lanes[lane], lanes[lane + many])
-        return lanes[0]
-
-    return block
+    load: Callable[[Any], float]
+    fold: Callable[[float, float], float]
+    take: Any
+    join: Any
+    halve: Any
+    start: float
 
 
-def _narrow_block(load: Callable[[Any], float], fold: Callable[[float, float], float], start: float) -> Any:
-    """Return `narrow(terms, count)`: the same as `block` for less than LANES terms, several times faster.
+_take_sum, _take_max = lanes.folder(lanes.add), lanes.folder(lanes.larger)
+_take_squares = lanes.folder(lanes.add, squared=True)
+_halve_sum, _halve_max = lanes.halver(lanes.add), lanes.halver(lanes.larger)
 
-    Every index into `lanes` is a constant once the loops are unrolled, so that they live in registers.
-    """
+SUM = Fold(float64, add, _take_sum, _take_sum, _halve_sum, 0.0)
+NORM = Fold(widen_and_square, add, _take_squares, _take_sum, _halve_sum, 0.0)
+MAX = Fold(float64, larger, _take_max, _take_max, _halve_max, -np.inf)
 
-    @inner
+
+def _narrow(kind: Fold) -> Any:
+    """Return `narrow(terms, count)`: a block of an operand of less than LANES terms -> float64."""
+    load, fold, take, halve, start = kind.load, kind.fold, kind.take, kind.halve, kind.start
+
+    @inlined
     def narrow(terms: Any, count: int) -> Any:
-        lanes = _lanes()
-        for lane in range(NARROW):
-            lanes[lane] = start
-        whole = count // NARROW * NARROW
+        lane_of, whole = _narrow_lanes(), count // NARROW * NARROW
+        fill(lane_of, start)
         for k in range(0, whole, NARROW):
-            for lane in range(NARROW):
-                lanes[lane] = fold(lanes[lane], load(terms[k + lane]))
-        for lane in range(NARROW - 1):
+            take(lane_of, advance(terms, k))
+        for lane in range(NARROW - 1):  # constant indices once unrolled: lanes stay in registers
             if lane < count - whole:
-                lanes[lane] = fold(lanes[lane], load(terms[whole + lane]))
-        for lane in range(4):
-            lanes[lane] = fold(lanes[lane], lanes[lane + 4])
-        for lane in range(2):
-            lanes[lane] = fold(lanes[lane], lanes[lane + 2])
-        return fold(lanes[0], lanes[1])
+                lane_of[lane] = fold(lane_of[lane], load(terms[whole + lane]))
+        return halve(lane_of)
 
     return narrow
 
 
-def _total(block: Any) -> Any:
-    """Return `total(partials, count)`: the results of blocks, reduced in place until one is left."""
+def _wide(kind: Fold) -> Any:
+    """Return `wide(terms, count)`: a block of a longer operand -> float64.
+
+    Lanes that meet in the first two halvings are taken together, which leaves a quarter of them and keeps
+    them in registers.
+    """
+    load, take, join, halve, start = kind.load, kind.take, kind.join, kind.halve, kind.start
+    quarter = LANES // 4
+
+    @inner
+    def wide(terms: Any, count: int) -> Any:
+        lane_of, rest, whole = _wide_lanes(), _wide_lanes(), count // LANES * LANES
+        if whole < count:  # more of what lanes start at changes none
+            for lane in range(count - whole):
+                rest[lane] = load(terms[whole + lane])
+            for lane in range(count - whole, LANES):
+                rest[lane] = start
+        for first in range(0, quarter, WIDTH):
+            for lane in range(0, LANES, quarter):
+                fill(advance(lane_of, first + lane), start)
+            for k in range(first, whole, LANES):
+                for lane in range(0, LANES, quarter):
+                    take(advance(lane_of, first + lane), advance(terms, k + lane))
+            if whole < count:
+                for lane in range(0, LANES, quarter):
+                    join(advance(lane_of, first + lane), advance(rest, first + lane))
+            join(advance(lane_of, first), advance(lane_of, first + 2 * quarter))
+            join(advance(lane_of, first + quarter), advance(lane_of, first + 3 * quarter))
+            join(advance(lane_of, first), advance(lane_of, first + quarter))
+        for half in (quarter // 2, quarter // 4, quarter // 8):
+            for first in range(0, half, WIDTH):
+                join(advance(lane_of, first), advance(lane_of, first + half))
+        return halve(lane_of)
+
+    return wide
+
+
+def _block(narrow: Any, wide: Any) -> Any:
+    """Return `block(terms, count, length)`: `count` terms, a block of an operand of `length` -> float64."""
+
+    @inlined
+    def block(terms: Any, count: int, length: int) -> Any:
+        if length < LANES:
+            return narrow(terms, count)
+        return wide(terms, count)
+
+    return block
+
+
+def _total(kind: Fold) -> Any:
+    """Return `total(partials, count)`: the results of blocks, reduced in place until one is left.
+
+    They are few, so that this is the rule as it stands, which takes the least time to compile.
+    """
+    fold, start = kind.fold, kind.start
 
     @inner
     def total(partials: Any, count: int) -> Any:
+        lane_of = _wide_lanes()
         while count != 1:  # none: the empty operand's value
-            blocks = max(1, (count + BLOCK - 1) // BLOCK)
+            many, blocks = LANES if count >= LANES else NARROW, max(1, (count + BLOCK - 1) // BLOCK)
             for k in range(blocks):
-                first = k * BLOCK
-                partials[k] = block(advance(partials, first), min(BLOCK, count - first), count)
+                for lane in range(many):
+                    lane_of[lane] = start
+                for i in range(k * BLOCK, min(count, (k + 1) * BLOCK)):
+                    lane_of[i & (many - 1)] = fold(lane_of[i & (many - 1)], partials[i])
+                half = many >> 1
+                while half:
+                    for lane in range(half):
+                        lane_of[lane] = fold(lane_of[lane], lane_of[lane + half])
+                    half >>= 1
+                partials[k] = lane_of[0]
             count = blocks
         return partials[0]
 
     return total
 
 
-def _whole(narrow: Any, block: Any, total: Any) -> Any:
-    """Return `whole(terms)`: a contiguous 1-D operand of any length -> float64."""
+def _whole(narrow: Any, wide: Any, total: Any) -> Any:
+    """Return `whole(terms, length)`: an operand of any length -> float64."""
 
     @inner
-    def many(terms: Any, partials: Any) -> Any:
-        source, results, length = pointer(terms), pointer(partials), terms.size
+    def blocks(terms: Any, length: int, partials: Any) -> Any:
+        results = pointer(partials)
         for k in range(partials.size):
             first = k * BLOCK
-            results[k] = block(advance(source, first), min(BLOCK, length - first), length)
+            results[k] = wide(advance(terms, first), min(BLOCK, length - first))
         return total(results, partials.size)
 
     @inner
-    def whole(terms: Any) -> Any:
-        length = terms.size
+    def whole(terms: Any, length: int) -> Any:
         if length < LANES:
-            return narrow(pointer(terms), length)
-        return many(terms, np.empty((length + BLOCK - 1) // BLOCK, np.float64))
+            return narrow(terms, length)
+        if length <= BLOCK:
+            return wide(terms, length)
+        return blocks(terms, length, np.empty((length + BLOCK - 1) // BLOCK, np.float64))
 
     return whole
 
 
-def _column_fold(load: Callable[[Any], float], fold: Callable[[float, float], float], start: float) -> Any:
+def _column_fold(kind: Fold) -> Any:
     """Return a function that folds `rows` rows, from row `row` of the operand on, into results[0:columns].
 
     A row that begins a block of ROW_BLOCK starts the lanes; the rows given stay within one block.
     """
+    load, fold, start = kind.load, kind.fold, kind.start
 
     @inner
     def reduce(terms: Any, row: int, rows: int, columns: int, results: Any) -> None:
@@ -154,8 +207,9 @@ def _column_fold(load: Callable[[Any], float], fold: Callable[[float, float], fl
     return reduce
 
 
-def _column_total(fold: Callable[[float, float], float]) -> Any:
+def _column_total(kind: Fold) -> Any:
     """Return `total(partials, count, columns)`: `count` >= 1 rows, reduced in place into the first."""
+    fold = kind.fold
 
     @inner
     def total(partials: Any, count: int, columns: int) -> None:
@@ -175,20 +229,24 @@ def _column_total(fold: Callable[[float, float], float]) -> Any:
     return total
 
 
-sum_block = _block(float64, add, 0.0)
-norm_block = _block(widen_and_square, add, 0.0)
-max_block = _block(float64, larger, -np.inf)
+_narrow_sum, _wide_sum = _narrow(SUM), _wide(SUM)
+_narrow_norm, _wide_norm = _narrow(NORM), _wide(NORM)
+_narrow_max, _wide_max = _narrow(MAX), _wide(MAX)
 
-sum_total = _total(sum_block)
-max_total = _total(max_block)
+sum_block = _block(_narrow_sum, _wide_sum)
+norm_block = _block(_narrow_norm, _wide_norm)
+max_block = _block(_narrow_max, _wide_max)
 
-sum_whole = _whole(_narrow_block(float64, add, 0.0), sum_block, sum_total)
-norm_whole = _whole(_narrow_block(widen_and_square, add, 0.0), norm_block, sum_total)
-max_whole = _whole(_narrow_block(float64, larger, -np.inf), max_block, max_total)
+sum_total = _total(SUM)
+max_total = _total(MAX)
 
-sum_columns = _column_fold(float64, add, 0.0)
-norm_columns = _column_fold(widen_and_square, add, 0.0)
-max_columns = _column_fold(float64, larger, -np.inf)
+sum_whole = _whole(_narrow_sum, _wide_sum, sum_total)
+norm_whole = _whole(_narrow_norm, _wide_norm, sum_total)
+max_whole = _whole(_narrow_max, _wide_max, max_total)
 
-sum_column_total = _column_total(add)
-max_column_total = _column_total(larger)
+sum_columns = _column_fold(SUM)
+norm_columns = _column_fold(NORM)
+max_columns = _column_fold(MAX)
+
+sum_column_total = _column_total(SUM)
+max_column_total = _column_total(MAX)
