@@ -143,10 +143,9 @@ def _class_imports(c: ClassText) -> tuple[str, ...]:
 
 
 def _kernel_imports(k: KernelsText) -> tuple[str, ...]:
-    lines = ["import numpy as np", ""] if k.numpy else []
-    if k.arithmetic:
-        lines += _import("stepspec.arithmetic", k.arithmetic)
-    return (*lines, *_import("stepspec.cpu", k.decorators))
+    lines = _import("stepspec.arithmetic", k.arithmetic) if k.arithmetic else []
+    lines += _import("stepspec.cpu", k.decorators)
+    return (*lines, *(_import("stepspec.walks", k.walks) if k.walks else []))
 
 
 def _import(module: str, names: tuple[str, ...]) -> list[str]:

@@ -8,6 +8,7 @@ from stepspec.generator.ir import Compare, Expr, Name, kernel_name
 from stepspec.generator.loops import ArrayLines, KernelText, ScalarLines
 from stepspec.generator.parse import Rule
 from stepspec.generator.passes import Choice
+from stepspec.generator.rows import RowLines
 from stepspec.generator.stages import Kernel, ScalarKernel
 
 
@@ -28,7 +29,7 @@ class KernelsText:
     stages: tuple[StageText, ...]
     arithmetic: tuple[str, ...]
     decorators: tuple[str, ...]
-    numpy: bool
+    walks: tuple[str, ...]
 
 
 def print_kernels(rule: Rule, variants: tuple[Variant, ...]) -> KernelsText:
@@ -37,20 +38,32 @@ def print_kernels(rule: Rule, variants: tuple[Variant, ...]) -> KernelsText:
     stages: list[StageText] = []
     used: set[str] = set()
     decorators: set[str] = set()
+    walks: set[str] = set()
     for label, by_variant in _labels(variants):
         names_of = _kernel_names(rule, label, by_variant)
         for kernel, name in names_of.items():
-            lines = ScalarLines(kernel) if isinstance(kernel, ScalarKernel) else ArrayLines(kernel)
+            lines = _lines(kernel)
             texts.append(lines.text(name))
             used |= lines.used
             decorators.add(lines.decorator)
-            decorators |= {"Reduction"} if lines.decorator == "rows" and lines.has_reductions else set()
+            if isinstance(lines, RowLines):
+                decorators |= {"Reduction"} if lines.kernel.reductions else set()
+                walks |= lines.imported
         chosen = tuple((tuple(choice.values()), names_of[kernel]) for choice, kernel in by_variant)
         results = tuple(dict.fromkeys(r for _, kernel in by_variant for r in _results(kernel)))
         stages.append(StageText(label, results, chosen))
-    numpy = any("np." in line for text in texts for line in text.body)
-    order = sorted(decorators, key=lambda name: (name[0].islower(), name))
-    return KernelsText(tuple(texts), tuple(stages), tuple(sorted(used - {"abs"})), tuple(order), numpy)
+    arithmetic = _in_order(used - {"abs"})
+    return KernelsText(tuple(texts), tuple(stages), arithmetic, _in_order(decorators), _in_order(walks))
+
+
+def _in_order(imported: set[str]) -> tuple[str, ...]:
+    return tuple(sorted(imported, key=lambda name: (not name.isupper(), name[0].islower(), name)))
+
+
+def _lines(kernel: Kernel) -> ScalarLines | ArrayLines:
+    if isinstance(kernel, ScalarKernel):
+        return ScalarLines(kernel)
+    return RowLines(kernel) if kernel.by_rows else ArrayLines(kernel)
 
 
 def _labels(variants: tuple[Variant, ...]) -> list[tuple[str, list[tuple[Choice, Kernel]]]]:

@@ -11,7 +11,7 @@ from numba import int64, types, uint32
 from stepspec import noise
 from stepspec.compilation import inlined, inner, intrinsic
 from stepspec.layout import Layout
-from stepspec.pointers import address_in, at, prefetch
+from stepspec.pointers import LINE, address_in, at, prefetch
 from stepspec.storage import load, memory, width
 
 # Takes (tables, tensor, position, count, gradient, words): the elements from a position on, and the addresses
@@ -21,7 +21,6 @@ Step = Callable[..., None]
 # words beyond those of the elements: the first block and the last one may be parts
 EXTRA_WORDS = 8
 
-LINE = 64
 # bytes of a row that are fetched ahead: beyond them the processor notices by itself
 FETCHED = 8 * LINE
 

@@ -10,6 +10,9 @@ from numba.core import cgutils
 
 from stepspec.compilation import intrinsic
 
+# bytes of a cache line
+LINE = 64
+
 
 @intrinsic
 def at(typing: Any, address: Any, number: Any) -> Any:
@@ -74,19 +77,27 @@ def address_of(typing: Any, pointer: Any) -> Any:
     return types.int64(pointer), generate
 
 
-@intrinsic
-def prefetch(typing: Any, address: Any) -> Any:
-    """Ask for the cache line at an address, which will be read and written, without waiting for it."""
+def _prefetcher(write: bool, near: int) -> Any:
+    """Return `ask(address)`, which asks for a cache line without waiting for it; 3 is the nearest cache."""
 
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        byte, word = ir.IntType(8).as_pointer(), ir.IntType(32)
-        kind = ir.FunctionType(ir.VoidType(), [byte, word, word, word])
-        function = builder.module.declare_intrinsic("llvm.prefetch", [byte], kind)
-        # to write; near; data
-        builder.call(function, [builder.inttoptr(arguments[0], byte), word(1), word(3), word(1)])
-        return context.get_dummy_value()
+    @intrinsic
+    def ask(typing: Any, address: Any) -> Any:
+        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            byte, word = ir.IntType(8).as_pointer(), ir.IntType(32)
+            kind = ir.FunctionType(ir.VoidType(), [byte, word, word, word])
+            function = builder.module.declare_intrinsic("llvm.prefetch", [byte], kind)
+            place, data = builder.inttoptr(arguments[0], byte), word(1)
+            builder.call(function, [place, word(int(write)), word(near), data])
+            return context.get_dummy_value()
 
-    return types.void(types.int64), generate
+        return types.void(types.int64), generate
+
+    return ask
+
+
+# for what will be written soon, and for what is further off than the first cache is large
+prefetch = _prefetcher(write=True, near=3)
+prefetch_far = _prefetcher(write=False, near=2)
 
 
 def stack(count: int, number: Any) -> Any:

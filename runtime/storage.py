@@ -22,6 +22,7 @@ from numba.core.typing.templates import AbstractTemplate, AttributeTemplate, inf
 from numba.extending import infer_getattr, lower_builtin, lower_getattr, models, register_model
 from numba.np.arrayobj import make_array, populate_array
 
+from stepspec.compilation import intrinsic
 from stepspec.formats import HALF
 from stepspec.halves import rounded, rounded_with_noise, widened
 
@@ -189,6 +190,21 @@ def _position(builder: Any, kind: Stored, array: Any, index: Any) -> Any:
     _, columns = cgutils.unpack_tuple(builder, array.shape)
     row, column = cgutils.unpack_tuple(builder, index)
     return builder.add(builder.mul(row, columns), column)
+
+
+@intrinsic
+def address(typing: Any, array: Any, row: Any, column: Any) -> Any:
+    """Return the address of an element of a C-contiguous 2-D array, which may lie beyond its end."""
+    if not isinstance(array, types.Array | Stored):
+        return None
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        helper = context.make_helper(builder, array, arguments[0])
+        _, columns = cgutils.unpack_tuple(builder, helper.shape)
+        position = builder.add(builder.mul(arguments[1], columns), arguments[2])
+        return builder.ptrtoint(builder.gep(helper.data, [position]), INT)
+
+    return types.int64(array, types.int64, types.int64), generate
 
 
 @lower_builtin(operator.getitem, Stored, types.Any)  # type: ignore[untyped-decorator]  # Numba is untyped

@@ -32,7 +32,8 @@ GENERATOR = (
     "analysis printer",
     "attributes lazy",
     "docs loops",
-    "classes kernels",
+    "classes rows",
+    "kernels",
     "emit show",
     "generate",
     "cli",
@@ -44,7 +45,7 @@ RUNTIME = (
     "archive batches lanes memory overlaps pointers rates reference sparse storage synchronization",
     "objects rule tally work",
     "arguments canonical checks inputs reading_arrays reading_calls tables threads",
-    "arithmetic arrays changes names reductions selections tensors",
+    "arithmetic arrays changes names reductions selections tensors walks",
     "gradients layout recognition settings",
     "slots",
     "pieces",
@@ -85,6 +86,7 @@ NUMBA_AT_THE_TOP = {
     "storage",
     "synchronization",
     "threads",
+    "walks",
     "work",
 }
 LAYERS = {"stepspec": RUNTIME, "stepspec.generator": GENERATOR}
