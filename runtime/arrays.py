@@ -30,6 +30,16 @@ class Snapshot:
         self._dtypes = {id(dtype): dtype for dtype in (array.dtype for array in self.arrays)}
         self.fields, self.extents = _described(self.arrays)
 
+    @property
+    def addresses(self) -> Int64s:
+        """Where the memory of each array begins."""
+        return self.fields[:, 1]
+
+    @property
+    def odd(self) -> Int64s:
+        """The positions of arrays that kernels cannot walk where they lie."""
+        return np.flatnonzero(self.fields[:, 4] & objects.PLAIN != objects.PLAIN)
+
     def unchanged(self, arrays: Sequence[Any]) -> bool:
         """Tell whether `arrays` are the same objects, in order, and nothing about them has changed."""
         if len(arrays) != len(self.arrays) or not all(map(operator.is_, arrays, self.arrays)):
@@ -184,10 +194,9 @@ def _watched(array: Array) -> int:
 
 def _ranges(written: Snapshot) -> tuple[Int64s, Int64s]:
     """Return the starts and ends of the memory that arrays span, sorted, what overlaps joined."""
-    starts = written.fields[:, 1].copy()
+    starts = written.addresses.copy()
     ends = starts + np.array([array.nbytes for array in written.arrays], np.int64)
-    plain = objects.C_CONTIGUOUS | objects.ALIGNED
-    for i in np.flatnonzero(written.fields[:, 4] & plain != plain):
+    for i in written.odd:
         starts[i], ends[i] = byte_bounds(written.arrays[i])
     order = np.argsort(starts, kind="stable")
     order = order[ends[order] > starts[order]]

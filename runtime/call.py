@@ -74,7 +74,7 @@ class Call:
     def _run(self) -> None:
         plan, rates, optimizer = self._plan, self._rates, self._optimizer
         groups = plan.groups(self._order())
-        plan.inputs.fill(plan.inputs.compute(optimizer, rates), rates)
+        plan.inputs.fill(plan.inputs.compute(optimizer, rates), optimizer, rates)
         plan.load(rates)
         plan.note_layouts(optimizer)
         for group in groups:

@@ -5,16 +5,17 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NoReturn, Protocol
 
 import numpy as np
 
-from stepspec.formats import Formats, is_half, is_supported
-from stepspec.overlaps import Operand, check_overlaps
+from stepspec.formats import Formats, formats_of, is_half, is_supported, spelled
+from stepspec.overlaps import check_overlaps
 from stepspec.sparse import RowSparse
 from stepspec.states import Array, Layout, Variant
 
 ARRAY_TYPES = (np.ndarray, np.memmap)
+_SINGLE = np.dtype(np.float32)
 
 
 class Rules(Protocol):
@@ -31,6 +32,22 @@ class Rules(Protocol):
     def _flags(self, index: int) -> dict[str, bool]: ...
     def _layout(self, flags: dict[str, bool], ndim: int) -> Layout: ...
     def _variant(self, flags: dict[str, bool], ndim: int) -> Variant: ...
+
+
+class Kinds:
+    """What a rule says of tensors with the same flags and dimensions, asked once per call."""
+
+    def __init__(self, rules: Rules) -> None:
+        self._rules = rules
+        self._known: dict[tuple[tuple[tuple[str, bool], ...], int], tuple[Layout, Variant]] = {}
+
+    def of(self, flags: dict[str, bool], ndim: int) -> tuple[Layout, Variant]:
+        """Return the layout of a tensor's states, and its variant."""
+        kind = tuple(flags.items()), ndim
+        if kind not in self._known:
+            # a dict for each kind: plans tell kinds by it
+            self._known[kind] = dict(self._rules._layout(flags, ndim)), self._rules._variant(flags, ndim)
+        return self._known[kind]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -67,32 +84,30 @@ class Entry:
     @property
     def formats(self) -> Formats:
         """How the tensor's arrays are stored."""
-        stored = self.target.dtype.name
-        return Formats(
-            weight=stored,
-            grad=self.values.dtype.name,
-            state=stored,
-            copy="" if self.master is None else self.weight.dtype.name,
-            stochastic=self.stochastic,
-            gradient="scattered" if isinstance(self.grad, RowSparse) else "dense",
-        )
+        copy = "" if self.master is None else spelled(self.weight.dtype)
+        is_sparse = isinstance(self.grad, RowSparse)
+        return formats_of(self.target.dtype, self.values.dtype, copy, self.stochastic, is_sparse)
 
 
 def check_call(rules: Rules, indices: Any, weights: Any, grads: Any, states: Any) -> list[Entry]:
     """Return the tensors of a call, or raise TypeError or ValueError with nothing changed."""
     check_lists(indices, weights, grads, states)
     numbers = [check_index(index) for index in indices]
-    for index, times in Counter(numbers).items():
-        if times > 1:
-            raise ValueError(f"{rules._label(index)} is given {times} times in one call; once is allowed")
-    entries = [_check_tensor(rules, *tensor) for tensor in zip(numbers, weights, grads, states, strict=True)]
-    written = [
-        Operand(f"{_what(name)} of {entry.label}", array)
-        for entry in entries
-        for name, array in entry.written.items()
-    ]
-    check_overlaps(written, [Operand(f"the gradient of {entry.label}", entry.values) for entry in entries])
+    if len(set(numbers)) < len(numbers):
+        index, times = next(pair for pair in Counter(numbers).items() if pair[1] > 1)
+        raise ValueError(f"{rules._label(index)} is given {times} times in one call; once is allowed")
+    kinds = Kinds(rules)
+    tensors = zip(numbers, weights, grads, states, strict=True)
+    entries = [_check_tensor(rules, kinds, *tensor) for tensor in tensors]
+    written = [array for entry in entries for array in entry.written.values()]
+    check_overlaps(written, [entry.values for entry in entries], lambda k: _operands(entries)[k])
     return entries
+
+
+def _operands(entries: Sequence[Entry]) -> list[str]:
+    """Return what messages call the arrays of a call: written ones, then gradients."""
+    written = [f"{_what(name)} of {entry.label}" for entry in entries for name in entry.written]
+    return written + [f"the gradient of {entry.label}" for entry in entries]
 
 
 def _what(name: str) -> str:
@@ -129,7 +144,7 @@ def check_weight(label: str, weight: Any) -> Array:
     return array
 
 
-def _check_tensor(rules: Rules, index: int, weight: Any, grad: Any, state: Any) -> Entry:
+def _check_tensor(rules: Rules, kinds: Kinds, index: int, weight: Any, grad: Any, state: Any) -> Entry:
     label = rules._label(index)
     weight = check_weight(label, weight)
     if not weight.flags.writeable:
@@ -139,12 +154,11 @@ def _check_tensor(rules: Rules, index: int, weight: Any, grad: Any, state: Any) 
     check_gradient(f"the gradient of {label}", grad, weight)
     flags = rules._flags(index)
     ndim = max(weight.ndim, 1)
-    layout = rules._layout(flags, ndim)
+    layout, variant = kinds.of(flags, ndim)
     half = is_half(weight.dtype)
     arrays = _check_state(label, weight, state, layout, half and rules.multi_precision, index)
     master = arrays.pop("master", None)
     stochastic = half and rules.rounding == "stochastic"
-    variant = rules._variant(flags, ndim)
     return Entry(index, label, weight, grad, arrays, master, layout, flags, variant, stochastic)
 
 
@@ -168,33 +182,42 @@ def _check_state(
     label: str, weight: Array, state: Any, layout: Layout, has_master: bool, index: int
 ) -> dict[str, Array]:
     """Return the states of a tensor in layout order, a master at the end."""
-    create = "create_state_multi_precision" if has_master else "create_state"
-    remedy = f"create it with {create}({index}, weight)"
+    remedy = f"create it with create_state{'_multi_precision' * has_master}({index}, weight)"
     if not isinstance(state, dict):
         raise TypeError(f"the state of {label} must be a dict, not {type(state).__name__}; {remedy}")
     expected = [*layout, "master"] if has_master else list(layout)
-    missing = [name for name in expected if name not in state]
-    extra = [name for name in state if name not in expected]
-    if missing:
-        raise ValueError(f"the state of {label} lacks {_names(missing)}; {remedy}")
-    if extra:
-        known = f"only {_names(expected)}" if expected else "none"
-        raise ValueError(f"the state of {label} holds {_names(extra)}, where {known} is expected; {remedy}")
-    single = np.dtype(np.float32)
+    if state.keys() != set(expected):
+        _refuse_names(label, state, expected, remedy)
     target = weight
     if has_master:
-        target = _check_written(f"state 'master' of {label}", state["master"], single, weight.shape)
+        target = _check_written(label, "master", state, _SINGLE, weight.shape)
     arrays = {
-        name: _check_written(
-            f"state {name!r} of {label}", state[name], spec.dtype(target), spec.shape(weight)
-        )
+        name: _check_written(label, name, state, spec.dtype(target), spec.shape(weight))
         for name, spec in layout.items()
     }
     return {**arrays, "master": target} if has_master else arrays
 
 
-def _check_written(what: str, value: Any, dtype: np.dtype[Any], shape: tuple[int, ...]) -> Array:
-    array = _check_array(what, value)
+def _refuse_names(label: str, state: dict[Any, Any], expected: list[str], remedy: str) -> NoReturn:
+    """Raise ValueError for states that are missing, or else too many."""
+    missing = [name for name in expected if name not in state]
+    extra = [name for name in state if name not in expected]
+    if missing:
+        raise ValueError(f"the state of {label} lacks {_names(missing)}; {remedy}")
+    known = f"only {_names(expected)}" if expected else "none"
+    raise ValueError(f"the state of {label} holds {_names(extra)}, where {known} is expected; {remedy}")
+
+
+def _check_written(
+    label: str, name: str, state: dict[str, Any], dtype: np.dtype[Any], shape: tuple[int, ...]
+) -> Array:
+    """Return a state if it is an array of this dtype and shape that can be written."""
+    given = state[name]
+    if type(given) in ARRAY_TYPES and given.dtype == dtype and given.shape == shape and given.flags.writeable:
+        found: Array = given
+        return found
+    what = f"state {name!r} of {label}"
+    array = _check_array(what, given)
     if array.dtype != dtype:
         raise TypeError(
             f"{what} has dtype {_spelled(array.dtype)}, expected {dtype}; "

@@ -96,8 +96,11 @@ class Kernel:
             If there are no kernels for these formats.
 
         """
-        with compiling:  # two threads may ask for one kernel
-            return self._address(formats, results)
+        found = self._addresses.get((formats, results))
+        if found is None:
+            with compiling:  # two threads may ask for one kernel
+                found = self._addresses[formats, results] = self._address(formats, results)
+        return found
 
     def chunks(self, rows: int, columns: int) -> tuple[int, int]:
         """Return how many units to give a work item, and how many a tensor of this shape has.
@@ -115,7 +118,10 @@ class Kernel:
         unit = math.lcm(*aligned)
         return -(-max(1, CHUNK // max(1, columns)) // unit) * unit, rows
 
-    @functools.cache  # noqa: B019  # kernels live as long as their modules
+    @functools.cached_property
+    def _addresses(self) -> dict[tuple[Formats, frozenset[str]], int]:
+        return {}
+
     def _address(self, formats: Formats, results: frozenset[str]) -> int:
         check(formats)
         if self.form == "scalars":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -12,14 +13,21 @@ HALF = ("float16", "bfloat16")
 SUPPORTED = (*HALF, "float32", "float64")
 
 
+# NumPy spells a name anew whenever it is asked, in microseconds
+@functools.lru_cache(maxsize=64)
+def spelled(dtype: np.dtype[Any]) -> str:
+    """Return the name of a dtype."""
+    return dtype.name
+
+
 def is_half(dtype: np.dtype[Any]) -> bool:
     """Tell whether a dtype is one of the two half precisions."""
-    return dtype.name in HALF
+    return spelled(dtype) in HALF
 
 
 def is_supported(dtype: np.dtype[Any]) -> bool:
     """Tell whether arrays of this dtype can be weights."""
-    return dtype.name in SUPPORTED and dtype.isnative
+    return spelled(dtype) in SUPPORTED and dtype.isnative
 
 
 def compute_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
@@ -69,3 +77,13 @@ class Formats:
     def plain(cls, dtype: str) -> Formats:
         """Return the formats of a tensor whose arrays all have one dtype."""
         return cls(dtype, dtype, dtype)
+
+
+@functools.lru_cache(maxsize=256)
+def formats_of(
+    target: np.dtype[Any], grad: np.dtype[Any], copy: str, stochastic: bool, is_sparse: bool
+) -> Formats:
+    """Return the formats of a tensor whose states have the dtype of its target; equal ones are one object."""
+    stored = spelled(target)
+    gradient: Literal["dense", "scattered"] = "scattered" if is_sparse else "dense"
+    return Formats(stored, spelled(grad), stored, copy, stochastic, gradient)

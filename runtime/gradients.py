@@ -62,8 +62,9 @@ class GradientRows:
 
     def take_checked(self, entries: Sequence[Entry]) -> Sequence[Any]:
         """Take checked gradients, copied where not contiguous; the caller keeps the result alive."""
-        grads = [entry.grad for entry in entries]
-        return *grads, self._hold(range(len(grads)), grads)
+        grads = tuple([entry.grad for entry in entries])
+        closer = self._plain.accept(grads)
+        return *grads, self._hold(closer, [grads[i] for i in closer])
 
     def _look(self, i: int, grad: Any, weight: Array) -> bool:
         """Tell whether one gradient is as before, after the checks of a single tensor."""

@@ -37,25 +37,47 @@ class Inputs:
         # the bits of what a row was filled with: 0.0 and -0.0 differ
         self._filled: dict[str, bytes] = {}
         self._of: object = None
+        # what decided about all rows in the last call, if nothing else did
+        self._source: object = None
 
     def compute(self, optimizer: Any, rates: Rates) -> Values:
-        """Return name to numbers, one per distinct rate; ValueError if one cannot be computed."""
+        """Return name to numbers, one per distinct rate; ValueError if one cannot be computed.
+
+        Nothing at all means that no row changes.
+        """
+        if self._source is not None and self._source == self._source_of(optimizer, rates):
+            return {}
         return {name: self._compute(optimizer, name, rates) for name in self._rows}
 
-    def fill(self, values: Values, rates: Rates) -> None:
+    def fill(self, values: Values, optimizer: Any, rates: Rates) -> None:
         """Write the rows that differ from the last call's."""
+        if not values:
+            return
+        self._source = None  # Ctrl-C may come before all rows are filled
         if rates.of is not self._of:
             self._filled.clear()
             self._of = rates.of
         for name, numbers in values.items():
             bits = struct.pack(f"{len(numbers)}d", *numbers)
             if self._filled.get(name) != bits:
-                self._filled.pop(name, None)  # Ctrl-C may come before the row is filled
+                self._filled.pop(name, None)
                 if len(numbers) == 1:
                     self._rows[name].fill(numbers[0])
                 else:
                     np.take(np.array(numbers), rates.of, out=self._rows[name])
                 self._filled[name] = bits
+        if all(name in ("lr", "wd") or self._is_own(optimizer, name) for name in values):
+            self._source = self._source_of(optimizer, rates)
+
+    def _source_of(self, optimizer: Any, rates: Rates) -> object:
+        """Return what learning rates, decays and hyperparameters follow from."""
+        numbers = [number for rate in rates.distinct for number in (rate.lr, rate.wd)]
+        bits = struct.pack(f"{len(numbers)}d", *numbers)
+        return optimizer._versions, bits, id(rates.of), len(self._rows)
+
+    def _is_own(self, optimizer: Any, name: str) -> bool:
+        """Tell whether a name is a hyperparameter's; changes of these are versions of the optimizer."""
+        return name not in optimizer.host and name not in _RATE and name in optimizer.__dict__
 
     def _compute(self, optimizer: Any, name: str, rates: Rates) -> tuple[float, ...]:
         if name in optimizer.host:

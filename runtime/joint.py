@@ -9,6 +9,7 @@ import operator
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from stepspec import arguments
@@ -16,7 +17,7 @@ from stepspec.groups import Group
 from stepspec.hyperparameters import Flag, Hyperparameter
 from stepspec.norms import Norm, measure
 from stepspec.optimizer import Optimizer
-from stepspec.overlaps import Operand, check_overlaps
+from stepspec.overlaps import check_overlaps
 from stepspec.sparse import RowSparse
 from stepspec.states import Array
 from stepspec.updater import States
@@ -43,17 +44,13 @@ class GroupCall:
         states = (array for state in self.states for array in state.values())
         return [*self.weights, *states]
 
-    def operands(self) -> tuple[list[Operand], list[Operand]]:
-        """Return what the update writes, and its gradients, with what messages call them."""
+    def operands(self) -> tuple[list[str], list[str]]:
+        """Return what messages call the arrays that the update writes, and its gradients."""
         labels = [self.group.optimizer._label(index) for index in self.indices]
-        states = [
-            Operand(f"state {name!r} of {label}", array)
-            for label, state in zip(labels, self.states, strict=True)
-            for name, array in state.items()
-        ]
-        weights = [Operand(f"the weight of {o}", w) for o, w in zip(labels, self.weights, strict=True)]
-        grads = [Operand(f"the gradient of {o}", _values(g)) for o, g in zip(labels, self.grads, strict=True)]
-        return [*weights, *states], grads
+        pairs = zip(labels, self.states, strict=True)
+        states = [f"state {name!r} of {label}" for label, state in pairs for name in state]
+        weights = [f"the weight of {label}" for label in labels]
+        return [*weights, *states], [f"the gradient of {label}" for label in labels]
 
     def verify(self, overrides: Overrides) -> None:
         """Raise what `run` would raise, and change nothing.
@@ -113,6 +110,12 @@ def survey(calls: Sequence[GroupCall]) -> tuple[Norm, str | None]:
 
 def _values(grad: Array | RowSparse) -> Array:
     return grad.values if isinstance(grad, RowSparse) else grad
+
+
+def _operands(calls: Sequence[GroupCall]) -> list[str]:
+    """Return what messages call the arrays of a step: written ones, then gradients."""
+    written, gradients = zip(*(call.operands() for call in calls), strict=True)
+    return [*chain.from_iterable(written), *chain.from_iterable(gradients)]
 
 
 class Overrides:
@@ -205,8 +208,7 @@ class Apart:
         written = [array for call in calls for array in call.written]
         grads = tuple(grad for call in calls for grad in call.grads)
         if not self._lie_apart(written, grads):
-            operands = [call.operands() for call in calls]
-            check_overlaps(*([o for pair in operands for o in pair[k]] for k in range(2)))
+            check_overlaps(written, [_values(grad) for grad in grads], lambda k: _operands(calls)[k])
             self._learn(written, grads)
 
     def _lie_apart(self, written: list[Array], grads: tuple[Any, ...]) -> bool:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from stepspec.checks import check_weight
-from stepspec.overlaps import Operand, check_overlaps
+from stepspec.overlaps import check_overlaps
 from stepspec.states import Array
 
 # as many names as a message spells out
@@ -26,7 +26,8 @@ def check_params(params: object) -> dict[str, Array]:
         if not isinstance(name, str):
             raise TypeError(f"params: a name must be a str, not {name!r}")
         check_weight(repr(name), weight)
-    check_overlaps([Operand(f"the weight of {name!r}", weight) for name, weight in params.items()], [])
+    names = list(params)
+    check_overlaps(list(params.values()), [], lambda k: f"the weight of {names[k]!r}")
     return dict(params)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -228,9 +229,7 @@ class Optimizer(Rating):
         states: Sequence[dict[str, Array]],
     ) -> Call:
         """Return a context which checks a call, is told its launches, then runs them and counts."""
-        from stepspec.call import Call
-
-        return Call(self, (indices, weights, grads, states))
+        return _fused()(self, (indices, weights, grads, states))
 
     def _verify(
         self,
@@ -253,9 +252,10 @@ class Optimizer(Rating):
         numbers = [entry.index for entry in entries]
         tally = Tally(self._counts, numbers)
         tally.read(self._begin)
-        rates = self._rates(numbers, tally, self._per_tensor.multipliers(numbers))
+        lr = self._rate_after(tally.highest)
+        rates = tally.rates(lr, self.wd, self._per_tensor.multipliers(numbers))
         single = [i for i, entry in enumerate(entries) if entry.formats.compute == "float32"]
-        self._check_range(rates, numbers, single)
+        self._check_rates(rates, numbers, single)
         self._check_host(rates, numbers)
         return entries, [rates.distinct[k] for k in rates.of]
 
@@ -287,3 +287,11 @@ class Optimizer(Rating):
 
     def _flags(self, index: int) -> dict[str, bool]:
         return {name: self._per_tensor.flag(index, name, rule) for name, rule in self.flags.items()}
+
+
+@functools.cache
+def _fused() -> type[Call]:
+    """Import late, and without the cost of an import statement in each call, what loads Numba."""
+    from stepspec.call import Call
+
+    return Call

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from stepspec import noise
-from stepspec.arrays import is_plain
 from stepspec.batches import Shape, Stage
 from stepspec.checks import Entry
 from stepspec.compilation import log
@@ -71,11 +70,14 @@ class Plan:
         self._storage = _storage(optimizer)
         self._had_objects = True  # in param_dict, perhaps
         self._is_noted = False
+        # the numbers and the grouping of tensors that were last found to be within bounds
+        self._accepted: tuple[float, float, float] | None = None
+        self._accepted_of: Array | None = None
         self._flags = [entry.flags for entry in entries]
         self._kinds = _kinds(entries)
         self._weights = [entry.weight for entry in entries]
-        names = [tuple(entry.written)[1:] for entry in entries]
-        self.known = Known(self.indices, self._weights, states, names, optimizer._counts)
+        self._names = [_names(entry) for entry in entries]
+        self.known = Known(self.indices, self._weights, states, self._names, optimizer._counts)
         self.gradients = GradientRows(entries, self.known.snapshot)
         self.selections = Selections(entries, self.gradients.sparse)
         self._buffers: list[list[Copy]] = [[] for _ in entries]
@@ -132,8 +134,13 @@ class Plan:
 
     def rates(self, optimizer: Optimizer) -> Rates:
         """Return the rates of a recognised call; ValueError if there are none, or they are refused."""
-        rates = optimizer._rates(self.indices, self.known.tally, self.current_multipliers(optimizer))
-        optimizer._check_range(rates, self.indices, self.single)
+        tally, own = self.known.tally, optimizer.__dict__
+        lr, wd = optimizer._rate_after(tally.highest), own["wd"]
+        rates = tally.rates(lr, wd, self.current_multipliers(optimizer))
+        numbers = lr, wd, own["rescale_grad"]
+        if numbers != self._accepted or rates.of is not self._accepted_of:
+            optimizer._check_rates(rates, self.indices, self.single)
+            self._accepted, self._accepted_of = numbers, rates.of
         return rates
 
     # ------------------------------------------------------------------ launching it
@@ -177,23 +184,34 @@ class Plan:
 
     def _addresses(self, entries: Sequence[Entry]) -> dict[str, Array]:
         """Return the rows of kernels' arrays; with a master it is the weight, and the weight is its copy."""
-        rows: dict[str, Array] = {}
-        for i, entry in enumerate(entries):
-            kept = {name: array for name, array in entry.state.items() if entry.layout[name].per != "tensor"}
-            copy = {} if entry.master is None else {"copy": entry.weight}
-            for name, array in {"weight": entry.target, **copy, **kept}.items():
-                row = rows.setdefault(name, np.zeros(len(entries), np.int64))
-                row[i] = self._contiguous(array, i).ctypes.data
+        count = len(entries)
+        # of the snapshot's arrays, where the states of each tensor begin
+        firsts = count + np.cumsum([0, *map(len, self._names)], dtype=np.int64)[:-1]
+        found = self._contiguous(firsts)
+        rows: dict[str, Array] = {"weight": found[:count].copy()}
+        for tensors in _alike(entries):
+            layout = entries[tensors[0]].layout
+            for k, name in enumerate(self._names[tensors[0]]):
+                place = found[firsts[tensors] + k]
+                if name == "master":
+                    rows.setdefault("copy", np.zeros(count, np.int64))[tensors] = found[tensors]
+                    rows["weight"][tensors] = place
+                elif layout[name].per != "tensor":
+                    rows.setdefault(name, np.zeros(count, np.int64))[tensors] = place
         return rows
 
-    def _contiguous(self, array: Array, tensor: int) -> Array:
-        """Return the array itself or, where kernels cannot walk it, a buffer that stands for it."""
-        if is_plain(array):
-            return array
-        log.info("an array of %s is not C-contiguous: every step copies it", self.labels[tensor])
-        buffer = np.empty(array.shape, array.dtype.type)
-        self._buffers[tensor].append((array, buffer))
-        return buffer
+    def _contiguous(self, firsts: Array) -> Array:
+        """Return where all arrays lie, or buffers that stand for those which kernels cannot walk."""
+        snapshot, count = self.known.snapshot, len(firsts)
+        found = snapshot.addresses.copy()
+        for k in snapshot.odd.tolist():
+            array = snapshot.arrays[k]
+            tensor = k if k < count else int(np.searchsorted(firsts, k, "right")) - 1
+            log.info("an array of %s is not C-contiguous: every step copies it", self.labels[tensor])
+            buffer = np.empty(array.shape, array.dtype.type)
+            self._buffers[tensor].append((array, buffer))
+            found[k] = buffer.ctypes.data
+        return found
 
     def _per_tensor(self, entries: Sequence[Entry]) -> tuple[list[Copy], list[dict[str, Array]]]:
         """Make a row of scalars of each state that is one number per tensor."""
@@ -213,10 +231,20 @@ def _storage(optimizer: Optimizer) -> tuple[bool, str, int]:
     return optimizer.multi_precision, optimizer.rounding, optimizer.seed
 
 
+def _names(entry: Entry) -> tuple[str, ...]:
+    """Return the names of a tensor's states in order, a master at the end."""
+    return tuple(entry.state) if entry.master is None else (*entry.state, "master")
+
+
+def _alike(entries: Sequence[Entry]) -> list[list[int]]:
+    """Return the positions of tensors that have the same states, together."""
+    found: dict[tuple[int, bool], list[int]] = {}
+    for i, entry in enumerate(entries):
+        found.setdefault((id(entry.layout), entry.master is None), []).append(i)
+    return list(found.values())
+
+
 def _kinds(entries: Sequence[Entry]) -> list[tuple[dict[str, bool], int, Variant, Layout]]:
     """Return the distinct things the rule was specialised by, and what came of it."""
-    kinds = {}
-    for entry in entries:
-        ndim = max(entry.weight.ndim, 1)
-        kinds[tuple(entry.flags.items()), ndim] = entry.flags, ndim, entry.variant, entry.layout
-    return list(kinds.values())
+    found = (entries[tensors[0]] for tensors in _alike(entries))
+    return [(entry.flags, max(entry.weight.ndim, 1), entry.variant, entry.layout) for entry in found]

@@ -5,18 +5,19 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from stepspec.rates import BEYOND_FLOAT32, Multipliers, Rates, host_scalar
+from stepspec.rates import BEYOND_FLOAT32, Rates, host_scalar
 from stepspec.settings import Settings
-from stepspec.tally import Tally
 
 
 class Rating(Settings):
     """Looks up what the tensors of a call are updated with."""
 
-    def _rates(self, indices: Sequence[int], tally: Tally, multipliers: Multipliers) -> Rates:
-        """Look up the rate once, as it is when the counts of all tensors have been raised."""
-        highest = max(tally.highest + 1, self._counts.highest, self._begin)
-        rates = tally.rates(self._rate_at(highest), self.wd, multipliers)
+    def _rate_after(self, highest: int) -> float:
+        """Return the rate before multipliers of a call that raises counts of which this is the highest."""
+        return self._rate_at(max(highest + 1, self._counts.highest, self._begin))
+
+    def _check_rates(self, rates: Rates, indices: Sequence[int], single: Sequence[int]) -> None:
+        """Refuse rates that are not finite, also in float32, which computes the tensors at `single`."""
         for k, rate in enumerate(rates.distinct):
             finite = math.isfinite(rate.lr) and math.isfinite(rate.wd)
             if finite and (self.uses_wd or rate.wd == 0):
@@ -28,10 +29,6 @@ class Rating(Settings):
                 f"{label}: {type(self).__name__} has no weight decay, but wd is {rate.wd}; "
                 "set wd or the tensor's wd_mult to 0"
             )
-        return rates
-
-    def _check_range(self, rates: Rates, indices: Sequence[int], single: Sequence[int]) -> None:
-        """Refuse numbers that are infinite in float32; `single` are the positions of what it computes."""
         if not single:
             return
         highest = max(max(rate.lr, rate.wd) for rate in rates.distinct)

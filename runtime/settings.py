@@ -197,7 +197,8 @@ class Settings(Changes):
     def _rate_at(self, num_update: int) -> float:
         """Return the learning rate before multipliers; ValueError if the scheduler gives none."""
         if self._scheduler is None:
-            return self._base_rate
+            rate: float = self.__dict__["_base_rate"]  # quicker than the attribute
+            return rate
         label = f"{type(self).__name__}: the lr_scheduler's rate for update {num_update}"
         rate = number(label, self._scheduler(num_update))
         if not 0 <= rate < math.inf:

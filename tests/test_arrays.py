@@ -11,7 +11,7 @@ import pytest
 from numpy.typing import NDArray
 
 import stepspec
-from stepspec import RowSparse, arrays, recognition
+from stepspec import RowSparse, arrays, checks, gradients, recognition
 
 Array = NDArray[Any]
 SHAPE = (6, 5, 4)
@@ -157,6 +157,50 @@ def test_memory_mapped_weight(tmp_path: Path, fused: bool) -> None:
     np.testing.assert_array_equal(np.fromfile(tmp_path / "weight", np.float32), plain)
 
 
+def test_many_interleaved_weights_are_told_apart() -> None:
+    """The columns of one matrix, and what overlaps one of them."""
+    matrix = np.zeros((6, 40))
+    columns = list(matrix.T)
+    grads = list(np.ones((6, 40)).T)
+    optimizer = stepspec.create("sgd", learning_rate=1.0)
+    for _ in range(2):
+        optimizer.fused_step(list(range(40)), columns, grads, [{} for _ in columns])
+    assert (matrix == -2).all()
+    for bad in (matrix[1:3, 7], matrix[2, 5:8], matrix[:, 6:9:2]):
+        weights = [*columns, bad]
+        ones = [np.ones(w.shape) for w in weights]
+        with pytest.raises(ValueError, match=r"the weight of tensor [5678] .* the weight of tensor 40"):
+            optimizer.fused_step(list(range(41)), weights, ones, [{}] * 41)
+    grads[5] = columns[3]
+    with pytest.raises(ValueError, match=r"the weight of tensor 3 .* the gradient of tensor 5"):
+        optimizer.fused_step(list(range(40)), columns, grads, [{} for _ in columns])
+    assert (matrix == -2).all()
+
+
+def test_only_unusual_gradients_are_looked_at_in_python(monkeypatch: pytest.MonkeyPatch) -> None:
+    looked: list[str] = []
+
+    def check(what: str, grad: Any, weight: Array) -> None:
+        looked.append(what)
+        checks.check_gradient(what, grad, weight)
+
+    monkeypatch.setattr(gradients, "check_gradient", check)
+    weights = [np.ones((4, 3), np.float32) for _ in range(9)]
+    usual = [np.ones((4, 3), np.float32) for _ in weights]
+    optimizer = stepspec.create("sgd", learning_rate=1.0)
+    turned, unit = np.asfortranarray(usual[0]), with_metadata(usual[0])
+    for grads in (usual, [*usual[:5], turned, *usual[6:8], unit], usual):
+        looked.clear()
+        optimizer.fused_step(list(range(9)), weights, grads, [{} for _ in weights])
+    assert looked == []
+    optimizer.fused_step(
+        list(range(9)), weights, [*usual[:5], turned, *usual[6:8], unit], [{} for _ in weights]
+    )
+    assert looked == ["the gradient of tensor 5", "the gradient of tensor 8"]
+    assert all((weight == -3).all() for weight in weights)
+    assert len(list(optimizer._plans)) == 1
+
+
 # ------------------------------------------------------------------ plans
 
 
@@ -190,6 +234,51 @@ def test_a_plan_is_reused_with_new_gradients() -> None:
     for seed in range(4):
         training.step(seed)
     assert training.plans == 1
+
+
+def test_new_numbers_make_no_new_plan(optimizer_class: type[stepspec.Optimizer]) -> None:
+    """Rates, schedule steps, batch sizes, decays, counts and gradients change from call to call."""
+    optimizer = optimizer_class(learning_rate=0.1)
+    weights = [np.ones((4, 3), np.float32) for _ in range(3)]
+    states = [optimizer.create_state(i, w) for i, w in enumerate(weights)]
+
+    def step(tensors: list[int]) -> list[Any]:
+        grads = [np.ones((4, 3), np.float32) for _ in tensors]
+        optimizer.fused_step(tensors, [weights[i] for i in tensors], grads, [states[i] for i in tensors])
+        return list(optimizer._plans)
+
+    plans = step([0, 1, 2])
+    alone = step([1])[1:]  # from here on the counts of the three differ
+    launches = list(plans[0]._launches)
+    for number in range(1, 4):
+        optimizer.set_learning_rate(0.1 / number)
+        optimizer.rescale_grad = 1 / number
+        optimizer.clip_gradient = number
+        if optimizer.uses_wd:
+            optimizer.wd = 0.01 * number
+        assert step([0, 1, 2]) == [*alone, *plans]
+    optimizer.lr_scheduler = stepspec.lr_scheduler.FactorScheduler(step=1, base_lr=0.1)
+    for _ in range(3):
+        assert step([0, 1, 2]) == [*alone, *plans]
+    assert plans[0]._launches == launches
+    assert [optimizer.update_count(i) for i in range(3)] == [7, 8, 7]
+
+
+def test_rates_of_zero_come_and_go_between_known_launches() -> None:
+    optimizer = stepspec.create("ftml", learning_rate=0.1)
+    weight, grad = np.ones(4, np.float32), np.ones(4, np.float32)
+    state = optimizer.create_state(0, weight)
+    launches = []
+    for lr in (0.1, 0.0, 0.2, 0.0, 0.3):
+        optimizer.set_learning_rate(lr)
+        before = weight.copy()
+        optimizer.fused_step([0], [weight], [grad], [state])
+        assert np.array_equal(weight, before) == (lr == 0)
+        (plan,) = optimizer._plans
+        launches.append({id(groups) for _, groups in plan._launches})
+    assert [len(known) for known in launches] == [1, 2, 2, 2, 2]
+    assert launches[1] == launches[-1]
+    assert optimizer.update_count(0) == 5
 
 
 def test_a_replaced_array_is_noticed() -> None:
@@ -306,7 +395,7 @@ def test_slow_reading_does_the_same(bulk: bool, monkeypatch: pytest.MonkeyPatch)
 def test_readers_agree_on_what_to_look_at_closely() -> None:
     weights: list[np.ndarray] = [np.zeros((4, 3), np.float32), np.zeros(5)]
     shapes, dtypes = [w.shape for w in weights], [w.dtype for w in weights]
-    gradients = arrays.Gradients(shapes, dtypes, [], arrays.Snapshot(weights))
+    known = arrays.Gradients(shapes, dtypes, [], arrays.Snapshot(weights))
     good = (np.ones((4, 3), np.float32), np.ones(5))
     memory = np.zeros(15, np.uint8)
     odd: tuple[Any, ...] = (
@@ -322,9 +411,9 @@ def test_readers_agree_on_what_to_look_at_closely() -> None:
         weights[0],
         memory,
     )
-    for read in (gradients._read, gradients._ask):
+    for read in (known._read, known._ask):
         assert read(good) == []
-        assert gradients.addresses.tolist() == [g.ctypes.data for g in good]
+        assert known.addresses.tolist() == [g.ctypes.data for g in good]
         for grad in odd:
             assert read((grad, good[1])) == [0]
         assert read((good[0], weights[1])) == [1]
@@ -333,7 +422,7 @@ def test_readers_agree_on_what_to_look_at_closely() -> None:
 
 def test_readers_agree_on_row_sparse_gradients() -> None:
     table = np.zeros((9, 2, 3), np.float32)
-    gradients = arrays.Gradients([table.shape], [table.dtype], [0], arrays.Snapshot([table]))
+    known = arrays.Gradients([table.shape], [table.dtype], [0], arrays.Snapshot([table]))
     values, beyond = np.ones((2, 2, 3), np.float32), np.ones((3, 2, 3), np.float32)
     cut = RowSparse(beyond, [0, 1, 2], table.shape)
     beyond.resize((2, 2, 3), refcheck=False)
@@ -347,14 +436,14 @@ def test_readers_agree_on_row_sparse_gradients() -> None:
         RowSparse(np.asfortranarray(values), [1, 3], table.shape),
         RowSparse(table[3:5], [1, 3], table.shape),
     )
-    for read in (gradients._read, gradients._ask):
+    for read in (known._read, known._ask):
         for rows in ([1, 8], [4, 5]):
             grad = RowSparse(values, rows, table.shape)
             assert read((grad,)) == []
-            assert (gradients.addresses[0], gradients.present[0]) == (values.ctypes.data, 2)
-            assert gradients.rows[0] == grad.rows.ctypes.data
+            assert (known.addresses[0], known.present[0]) == (values.ctypes.data, 2)
+            assert known.rows[0] == grad.rows.ctypes.data
         assert read((RowSparse(values[:0], [], table.shape),)) == []
-        assert gradients.present[0] == 0
+        assert known.present[0] == 0
         for other in odd:
             assert read((other,)) == [0]
 

@@ -267,6 +267,25 @@ def test_all_counts_of_a_call_rise_before_the_rate_is_read(fused: bool) -> None:
     assert optimizer.learning_rate == 13.0
 
 
+@pytest.mark.parametrize("fused", [False, True], ids=["step", "fused"])
+def test_the_schedule_follows_the_largest_count_of_all_tensors(fused: bool) -> None:
+    """Also that of a tensor which is not in the call, however many others are."""
+    seen: list[int] = []
+
+    def schedule(num_update: int) -> float:
+        seen.append(num_update)
+        return 0.5
+
+    optimizer = stepspec.SGD(learning_rate=None, lr_scheduler=schedule)
+    weights = [np.ones(2) for _ in range(3)]
+    update = optimizer.fused_step if fused else optimizer.step
+    for indices in ([2], [2], [2], [0, 1], [0, 1, 2]):
+        update(indices, [weights[i] for i in indices], [np.ones(2) for _ in indices], [{} for _ in indices])
+    assert seen == [1, 2, 3, 3, 4]
+    assert optimizer.num_update == 4
+    assert [optimizer.update_count(i) for i in range(4)] == [2, 2, 4, 0]
+
+
 @PATHS
 def test_counts_that_differ_reach_the_rule(fused: bool) -> None:
     together, apart = (Ones(stepspec.create("ftml"), fused=fused) for _ in range(2))
