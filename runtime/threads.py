@@ -42,10 +42,10 @@ from stepspec.synchronization import (
     locked_lock,
     release,
 )
-from stepspec.work import Work, begin, end, take_part
+from stepspec.work import Work, begin, call, end, take_part
 
 LINE = 8  # int64 in a cache line
-BUSY, GATE, DONE, NEVER, WORK, SHARES, JOB, ACQUIRE, WITHIN, RELEASE, WORKERS = range(0, 11 * LINE, LINE)
+BUSY, GATE, DONE, WORK, SHARES, JOB, ACQUIRE, RELEASE, NAP, WORKERS = range(0, 10 * LINE, LINE)
 OPEN, WAITING, INSIDE = 1, 2, 4
 SPINS = 100000  # looks at the gate before sleeping: longer than a batch takes
 WATCH = 60000  # 0.4 to 0.5 ms where it was measured: longer than a small model's step between two regions
@@ -71,7 +71,7 @@ def _watch(pool: int, me: int, last: int) -> bool:
     return False
 
 
-def _serve(pool: int, me: int) -> None:
+def _serve(pool: int, me: int, part: int) -> None:
     """Be a worker: for ever sleep, wake up, and take part in work as long as it comes in quick succession."""
     state, gate, last = at(pool, int64), pool + 8 * GATE, -1
     lock, awake = WORKERS + LINE * me, pool + 8 * (WORKERS + LINE * me) + 8
@@ -83,7 +83,7 @@ def _serve(pool: int, me: int) -> None:
         while _watch(pool, me, last):
             if add(gate, INSIDE) & OPEN:
                 last = load(pool + 8 * JOB)
-                take_part(state[WORK], me, state[SHARES], state[WITHIN], state[NEVER])
+                call(part, state[WORK], me, state[SHARES], pool + 8 * NAP)
             if add(gate, -INSIDE) == INSIDE | WAITING and bit_and(gate, ~WAITING) & WAITING:
                 release(state[RELEASE], state[DONE])
 
@@ -115,16 +115,15 @@ def _see_off(pool: int) -> None:
         acquire(state[ACQUIRE], state[DONE])
 
 
-def _region(pool: int, shares: int, work: int, rouse: bool) -> None:
+def _region(pool: int, shares: int, work: int, rouse: bool, part: int) -> None:
     """Do all work, sharing it with the workers below `shares` unless they are busy."""
     if shares == 1 or exchange(pool + 8 * BUSY, 1) == 1:
         begin(work, 1)
-        take_part(work, 0, 1, 0, 0)
+        call(part, work, 0, 1, 0)
     else:
         begin(work, shares)
         _invite(pool, work, shares, rouse)
-        state = at(pool, int64)
-        take_part(work, 0, shares, state[WITHIN], state[NEVER])
+        call(part, work, 0, shares, pool + 8 * NAP)
         _see_off(pool)
         exchange(pool + 8 * BUSY, 0)
     end(work)
@@ -132,12 +131,12 @@ def _region(pool: int, shares: int, work: int, rouse: bool) -> None:
 
 @functools.cache
 def _compiled_region() -> Any:
-    return compile_function(_region, types.void(int64, int64, int64, boolean))
+    return compile_function(_region, types.void(int64, int64, int64, boolean, int64))
 
 
 @functools.cache
 def _compiled_serve() -> Any:
-    return compile_function(_serve, types.void(int64, int64))
+    return compile_function(_serve, types.void(int64, int64, int64))
 
 
 class _Pool:
@@ -152,10 +151,10 @@ class _Pool:
         if not self.address:
             raise MemoryError("no memory for the pool of threads")
         self.state = (ctypes.c_int64 * size).from_address(self.address)
-        self.state[DONE], self.state[NEVER] = locked_lock(), locked_lock()
+        self.state[DONE] = locked_lock()
         self.state[ACQUIRE] = c_function("PyThread_acquire_lock")
-        self.state[WITHIN] = c_function("PyThread_acquire_lock_timed")
         self.state[RELEASE] = c_function("PyThread_release_lock")
+        self.state[NAP], self.state[NAP + 1] = c_function("PyThread_acquire_lock_timed"), locked_lock()
         self.threads = 1
         self.starting = threading.Lock()
 
@@ -170,7 +169,7 @@ class _Pool:
     def _start(self, number: int) -> bool:
         self.state[WORKERS + LINE * number] = locked_lock()
         thread = threading.Thread(
-            target=_compiled_serve(), args=(self.address, number), name="stepspec", daemon=True
+            target=_compiled_serve(), args=(self.address, number, take_part()), name="stepspec", daemon=True
         )
         try:
             thread.start()
@@ -220,7 +219,8 @@ def prepared(work: Work, threads: int | None = None) -> Callable[[], None]:
         pool = _pool()
         address, shares = pool.address, pool.shares(wanted)
     work.divide(shares)
-    return functools.partial(_compiled_region(), address, shares, work.address, batches >= ROUSING)
+    rouse = batches >= ROUSING
+    return functools.partial(_compiled_region(), address, shares, work.address, rouse, take_part())
 
 
 _chosen: list[int] = []  # none or one

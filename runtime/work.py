@@ -18,6 +18,7 @@ and one thread alone never waits. A wave may be walked backwards, from where the
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from itertools import chain
 from typing import Any
@@ -27,7 +28,7 @@ from llvmlite import ir
 from numba import int64, types
 
 from stepspec.batches import NONE, Latch, Wave
-from stepspec.compilation import inlined, inner, intrinsic
+from stepspec.compilation import compile_entry, inlined, intrinsic, source_stamp
 from stepspec.memory import failures_address
 from stepspec.pointers import at
 from stepspec.states import Array
@@ -41,7 +42,7 @@ NUMBER, OPENS_FIRST, OPENS_END, NEXT = range(LATCH)
 ITEMS, BATCHES, WAVES, WAVE_COUNT, LATCHES, LATCH_COUNT, TAKEN, LEFT, BEFORE, FAILED = range(10)
 
 SPINS = 10000  # looks at a latch before running ahead
-NAP = 50  # microseconds
+MICROSECONDS = 50  # asleep
 
 
 class Work:
@@ -120,8 +121,8 @@ class Work:
 
 
 @intrinsic
-def _call_entry(typing: Any, entry: Any, tables: Any, tensor: Any, start: Any, count: Any) -> Any:
-    """Call an entry by its address, see Note [Entries]."""
+def call(typing: Any, function: Any, a: Any, b: Any, c: Any, d: Any) -> Any:
+    """Call, by its address, a C function of four int64."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         kind = ir.FunctionType(ir.VoidType(), [ir.IntType(64)] * 4)
@@ -138,7 +139,7 @@ def _do_items(header: Any, first: int, end: int) -> None:
     for k in range(ITEM * first, ITEM * end, ITEM):
         if load(failures_address()) != header[BEFORE]:
             return
-        _call_entry(item[k], item[k + 1], item[k + 2], item[k + 3], item[k + 4])
+        call(item[k], item[k + 1], item[k + 2], item[k + 3], item[k + 4])
 
 
 @inlined
@@ -178,7 +179,7 @@ def _take(header: Any, wave: int, me: int, shares: int) -> int:
     return NONE
 
 
-@inner
+@inlined
 def begin(work: int, shares: int) -> None:
     """Close all latches and put all batches back, for so many threads."""
     header = at(work, int64)
@@ -190,15 +191,17 @@ def begin(work: int, shares: int) -> None:
         left[latch] = latches[LATCH * latch + NUMBER] + 1
 
 
-@inner
-def take_part(work: int, me: int, shares: int, function: int, lock: int) -> None:
-    """Do batches, as thread `me` of `shares`, until all are taken; `lock` is never free, to sleep on."""
-    header = at(work, int64)
+def _take_part(work: int, me: int, shares: int, nap: int) -> None:
+    """Do batches, as thread `me` of `shares`, until all are taken.
+
+    To sleep there are, at address `nap`, PyThread_acquire_lock_timed and a lock that is never free.
+    """
+    header, sleep = at(work, int64), at(nap, int64)
     count, batches = header[WAVE_COUNT], at(header[BATCHES], int64)
     first = wave = spins = 0  # all batches of the waves before the first are taken
     while first < count:
         if wave == count:  # all that is left waits
-            acquire_within(function, lock, NAP)
+            acquire_within(sleep[0], sleep[1], MICROSECONDS)
             wave = first
         if not _is_open(header, wave):
             wave, spins = (wave, spins + 1) if wave == first and spins < SPINS else (wave + 1, spins)
@@ -215,7 +218,14 @@ def take_part(work: int, me: int, shares: int, function: int, lock: int) -> None
             wave += 1
 
 
-@inner
+@functools.cache
+def take_part() -> int:
+    """Return the address of the C function `void(work, me, shares, nap)`, compiled once for all callers."""
+    signature = types.void(*[int64] * 4)
+    return compile_entry(_take_part, signature, "work.take_part", source_stamp(_take_part))
+
+
+@inlined
 def end(work: int) -> None:
     """Note whether memory ran out."""
     header = at(work, int64)

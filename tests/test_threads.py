@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
 import subprocess
@@ -84,22 +85,33 @@ def test_a_few_batches_start_no_more_workers_than_can_help() -> None:
 
 
 def test_a_sleeper_is_woken_for_much_work_only() -> None:
-    job, few = Job(), threads.ROUSING - 1
+    job, few, woken = Job(), threads.ROUSING - 1, []
     job.run(2)
-    state, awake = threads._pools[0].state, threads.WORKERS + threads.LINE + 1
+    state, worker = threads._pools[0].state, threads.WORKERS + threads.LINE
+    wake = ctypes.CFUNCTYPE(None, ctypes.c_int64)(state[threads.RELEASE])
 
-    def falls_asleep() -> bool:
-        limit = time.monotonic() + 10
-        while state[awake] and time.monotonic() < limit:
+    def note(lock: int) -> None:
+        woken.append(lock)
+        wake(lock)
+
+    release = ctypes.CFUNCTYPE(None, ctypes.c_int64)(note)
+
+    def run_beside_a_sleeper(work: cpu.Work) -> None:
+        woken.clear()
+        while state[worker + 1]:
             time.sleep(0.001)
-        return not state[awake]
+        cpu.run(work, 2)
 
-    assert falls_asleep()
-    cpu.run(job.cut(*range(few), len(job.items)), 2)
-    assert not state[awake]
-    cpu.run(job.cut(*range(few + 1), len(job.items)), 2)
-    assert state[awake]
-    assert falls_asleep()
+    state[threads.RELEASE] = ctypes.cast(release, ctypes.c_void_p).value or 0
+    try:
+        run_beside_a_sleeper(job.cut(*range(few), len(job.items)))
+        assert state[worker] not in woken
+        run_beside_a_sleeper(job.cut(*range(few + 1), len(job.items)))
+        assert state[worker] in woken
+    finally:
+        while state[worker + 1]:
+            time.sleep(0.001)
+        state[threads.RELEASE] = ctypes.cast(wake, ctypes.c_void_p).value or 0
     assert np.all(job.values == 3)
 
 
