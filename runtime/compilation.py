@@ -187,11 +187,15 @@ def compile_entry(entry: Callable[..., Any], signature: Any, name: str, stamp: s
 
 
 def compile_function(function: F, signature: Any) -> F:
-    """Return a function of int64s for Python to call without the GIL, compiled or from the cache."""
+    """Return a function of int64s and bools for Python to call without the GIL, compiled or cached."""
     name = f"{function.__module__}.{function.__qualname__}"
     address = compile_entry(function, signature, name, source_stamp(function))
     arguments, result = normalize_signature(signature)
-    kinds: dict[Any, Any] = {numba.types.void: None, numba.types.int64: ctypes.c_int64}
+    kinds: dict[Any, Any] = {
+        numba.types.void: None,
+        numba.types.int64: ctypes.c_int64,
+        numba.types.boolean: ctypes.c_bool,
+    }
     return cast(F, ctypes.CFUNCTYPE(kinds[result], *(kinds[kind] for kind in arguments))(address))
 
 

@@ -278,3 +278,13 @@ def test_inner_functions_cannot_be_called_from_python() -> None:
 
     with pytest.raises(TypeError, match="double can be called from compiled code only"):
         double(1.0)
+
+
+def either(first: bool, a: int, b: int) -> int:
+    return a if first else b
+
+
+def test_functions_that_python_calls() -> None:
+    int64, boolean = numba.types.int64, numba.types.boolean
+    chosen = compilation.compile_function(either, int64(boolean, int64, int64))
+    assert [chosen(False, 3, -(2**40)), chosen(True, 3, 4)] == [-(2**40), 3]
