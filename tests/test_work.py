@@ -11,7 +11,7 @@ import pytest
 from numba import int64
 
 from stepspec import cpu
-from stepspec.batches import NONE
+from stepspec.batches import NONE, Latch, Segment, Wave, ordered
 from stepspec.compilation import compile_entry
 from stepspec.memory import report
 from stepspec.pointers import at
@@ -164,3 +164,31 @@ def test_nothing_is_done_after_memory_ran_out(threads: int) -> None:
     items[1, 0] = logging()
     cpu.run(work, threads)
     assert log[1:, 2].tolist() == [1] * 5
+
+
+def test_the_stages_of_a_tensor_follow_each_other() -> None:
+    """What needs no other stage comes last; a latch opens after the items that follow its batches."""
+    first, second, third, finish = ([(0, 0, 0, k, 1)] for k in range(4))
+    tensors = [
+        [Segment([first, second], finish), Segment([third, third], [])],
+        [Segment([first], finish)],
+    ]
+    waves, latches = ordered(tensors, [second])
+    assert waves == [
+        Wave([first, second], NONE, 0),
+        Wave([third, third], 0, NONE, backwards=True),
+        Wave([first], NONE, 1),
+        Wave([second]),
+    ]
+    assert latches == [Latch(2, finish), Latch(1, finish)]
+    work = Work.of(waves, latches)
+    assert work.waves.tolist() == [[0, 2, -1, 0, 0], [2, 4, 0, -1, 1], [4, 5, -1, 1, 0], [5, 6, -1, -1, 0]]
+    assert work.latches.tolist() == [[2, 6, 7, -1], [1, 7, 8, -1]]
+    assert work.batches.tolist() == [0, 1, 2, 3, 4, 5, 6]
+    assert work.items[:, 3].tolist() == [0, 1, 2, 2, 0, 1, 3, 3]
+
+
+def test_no_waves() -> None:
+    work = Work.of(*ordered([], []))
+    cpu.run(work, 2)
+    assert work.items.shape == (0, 5)
