@@ -18,12 +18,13 @@ from stepspec.plan import Action, Group, Order, Plan
 
 if TYPE_CHECKING:
     from stepspec.optimizer import Optimizer
+    from stepspec.steps import Steps
 
 
 class Call:
     """What a generated `fused_step` asks for; nothing runs before its `with` block has ended."""
 
-    def __init__(self, optimizer: Optimizer, arguments: tuple[Any, Any, Any, Any]) -> None:
+    def __init__(self, optimizer: Steps, arguments: tuple[Any, Any, Any, Any]) -> None:
         self._optimizer = optimizer
         self._arguments = arguments
         self._stages: list[Stage] = []
@@ -88,7 +89,7 @@ class _Verification(Call):
         self._optimizer._check_host(self._rates, self._plan.indices)
 
 
-def verify(optimizer: Optimizer, arguments: tuple[Any, Any, Any, Any]) -> None:
+def verify(optimizer: Steps, arguments: tuple[Any, Any, Any, Any]) -> None:
     """Raise what a fused call would raise; the plan of its tensors is kept, and makes the call quick."""
     with _Verification(optimizer, arguments):
         pass  # all checks are made on entering
@@ -125,7 +126,7 @@ def _kernels(cls: type, name: str) -> ModuleType:
     return importlib.import_module(f"{found}_cpu")
 
 
-def _plan(optimizer: Optimizer, *arguments: Any) -> tuple[Plan, Sequence[Any]]:
+def _plan(optimizer: Steps, *arguments: Any) -> tuple[Plan, Sequence[Any]]:
     """Return the plan of a call, and what to keep alive of its gradients; make a new plan if none fits."""
     indices, weights, grads, states = arguments
     plan = optimizer._plans.latest
@@ -141,7 +142,7 @@ def _plan(optimizer: Optimizer, *arguments: Any) -> tuple[Plan, Sequence[Any]]:
 
 
 def _other_plan(
-    optimizer: Optimizer,
+    optimizer: Steps,
     indices: tuple[Any, ...],
     weights: tuple[Any, ...],
     grads: tuple[Any, ...],

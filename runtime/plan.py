@@ -25,7 +25,7 @@ from stepspec.tables import Tables
 from stepspec.work import Work
 
 if TYPE_CHECKING:
-    from stepspec.optimizer import Optimizer
+    from stepspec.steps import Steps
 
 Action = Callable[[], object]
 # an array of the caller, and the memory of the plan that stands for it
@@ -61,7 +61,7 @@ class Plan:
     """
 
     def __init__(
-        self, optimizer: Optimizer, entries: Sequence[Entry], states: Sequence[dict[str, Array]]
+        self, optimizer: Steps, entries: Sequence[Entry], states: Sequence[dict[str, Array]]
     ) -> None:
         self.indices = tuple([entry.index for entry in entries])
         self.labels = tuple([entry.label for entry in entries])
@@ -98,7 +98,7 @@ class Plan:
 
     # ------------------------------------------------------------------ recognising a call
 
-    def still_right(self, optimizer: Optimizer) -> bool:
+    def still_right(self, optimizer: Steps) -> bool:
         """Tell whether the optimizer would still treat the tensors as when the plan was made."""
         versions = optimizer._versions
         has_objects = bool(optimizer._per_tensor.objects)
@@ -115,14 +115,14 @@ class Plan:
         self._versions, self._had_objects = versions, has_objects
         return True
 
-    def note_layouts(self, optimizer: Optimizer) -> None:
+    def note_layouts(self, optimizer: Steps) -> None:
         """Tell the optimizer, at the first step, which states there are."""
         if not self._is_noted:
             for flags, ndim, _, layout in self._kinds:
                 optimizer._note_layout(flags, ndim, layout)
             self._is_noted = True
 
-    def current_multipliers(self, optimizer: Optimizer) -> Multipliers:
+    def current_multipliers(self, optimizer: Steps) -> Multipliers:
         """Return the tensors' multipliers; those of `param_dict` may have changed since the last call."""
         if self._multipliers is None or optimizer._per_tensor.objects:
             self._multipliers = optimizer._per_tensor.multipliers(self.indices)
@@ -132,7 +132,7 @@ class Plan:
         """Take gradients as they lie, or copied; None if the call needs all checks."""
         return self.gradients.take(grads, self._weights)
 
-    def rates(self, optimizer: Optimizer) -> Rates:
+    def rates(self, optimizer: Steps) -> Rates:
         """Return the rates of a recognised call; ValueError if there are none, or they are refused."""
         tally, own = self.known.tally, optimizer.__dict__
         lr, wd = optimizer._rate_after(tally.highest), own["wd"]
@@ -226,7 +226,7 @@ class Plan:
         return loads, states
 
 
-def _storage(optimizer: Optimizer) -> tuple[bool, str, int]:
+def _storage(optimizer: Steps) -> tuple[bool, str, int]:
     """Return what decides how weights are stored."""
     return optimizer.multi_precision, optimizer.rounding, optimizer.seed
 

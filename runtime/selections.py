@@ -13,7 +13,7 @@ from stepspec.rates import Rates
 from stepspec.states import Array
 
 if TYPE_CHECKING:
-    from stepspec.optimizer import Optimizer
+    from stepspec.steps import Steps
 
 # what decides, besides rates, whether a row-sparse update may leave rows alone: flags, a weight, the dtype
 _Facts = tuple[dict[str, bool], Array, Any]
@@ -30,7 +30,7 @@ class Selections:
         self._lazy: tuple[tuple[bool, ...], frozenset[int]] = (), frozenset()
         self._frozen: tuple[object, tuple[int, ...], frozenset[int]] = None, (), frozenset()
 
-    def lazy(self, optimizer: Optimizer, rates: Rates) -> frozenset[int]:
+    def lazy(self, optimizer: Steps, rates: Rates) -> frozenset[int]:
         """Return the positions of the tensors of which only the rows of their gradients are updated."""
         if not self._sparse:
             return frozenset()
@@ -47,7 +47,7 @@ class Selections:
             self._lazy = answers, frozenset().union(*chosen)
         return self._lazy[1]
 
-    def frozen(self, optimizer: Optimizer, rates: Rates) -> frozenset[int]:
+    def frozen(self, optimizer: Steps, rates: Rates) -> frozenset[int]:
         """Return the positions of tensors that a rule dividing by lr leaves alone: those with a rate of 0."""
         if not optimizer.frozen_at_zero_rate:
             return frozenset()

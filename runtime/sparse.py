@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import operator
-import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn, SupportsIndex, final
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from stepspec.formats import SUPPORTED, compute_dtype, is_half, is_supported
+from stepspec.formats import compute_dtype, is_half
+from stepspec.sparse_checks import check_array, check_values, checked_rows, checked_shape, type_name
 from stepspec.states import Array
 
 RowNumbers = Sequence[SupportsIndex] | NDArray[np.integer[Any]]
@@ -53,9 +52,9 @@ class RowSparse:
 
     # not in __init__, which could be called again
     def __new__(cls, values: Array, rows: RowNumbers, shape: Sequence[SupportsIndex]) -> RowSparse:
-        lengths = _checked_shape(shape)
-        numbers = _checked_rows(rows, lengths)
-        _check_values("values", values, numbers, lengths)
+        lengths = checked_shape(shape)
+        numbers = checked_rows(rows, lengths)
+        check_values("values", values, numbers, lengths)
         for k in np.flatnonzero(numbers[1:] <= numbers[:-1])[:1] + 1:
             kind, what = "sorted", f"{numbers[k]} follows {numbers[k - 1]}"
             if numbers[k] == numbers[k - 1]:
@@ -86,9 +85,9 @@ class RowSparse:
             As of the class, but for the order of rows.
 
         """
-        lengths = _checked_shape(shape)
-        numbers = _checked_rows(rows, lengths)
-        _check_values("values", values, numbers, lengths)
+        lengths = checked_shape(shape)
+        numbers = checked_rows(rows, lengths)
+        check_values("values", values, numbers, lengths)
         unique, first, place = np.unique(numbers, return_index=True, return_inverse=True)
         # a row starts as its first value, not at zero: -0.0 stays what it is
         sums = values[first].astype(compute_dtype(values.dtype), copy=False)
@@ -101,7 +100,7 @@ class RowSparse:
     @classmethod
     def from_dense(cls, array: Array) -> RowSparse:
         """Return a copy of the rows of an array that hold anything but zeros. NaN is no zero, -0.0 is one."""
-        _check_array("the array", array)
+        check_array("the array", array)
         if array.ndim == 0:
             raise ValueError("an array of shape () has no rows; reshape it to (1,)")
         rows = np.flatnonzero((array != 0).any(axis=tuple(range(1, array.ndim))))
@@ -116,7 +115,7 @@ class RowSparse:
         from scipy.sparse import issparse
 
         if not issparse(matrix):
-            raise TypeError(f"from_scipy takes a matrix of scipy.sparse, not {_kind(matrix)}")
+            raise TypeError(f"from_scipy takes a matrix of scipy.sparse, not {type_name(matrix)}")
         if matrix.ndim != 2:
             raise ValueError(f"from_scipy takes 2 dimensions, not {matrix.ndim}: shape {matrix.shape}")
         compressed = matrix.tocsr()
@@ -202,64 +201,3 @@ class RowSparse:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return RowSparse, (self._values, self.rows, self._shape)
-
-
-def _checked_shape(shape: Any) -> tuple[int, ...]:
-    """Return a gradient's shape as a tuple of Python ints."""
-    try:
-        lengths = tuple(operator.index(length) for length in shape)
-    except TypeError:
-        raise TypeError(f"shape must be a tuple of ints, such as the weight's, not {shape!r}") from None
-    if not lengths or min(lengths) < 0 or max(lengths) > sys.maxsize:
-        raise ValueError(
-            f"shape must have one dimension or more, with lengths from 0 to {sys.maxsize}, not {lengths}"
-        )
-    return lengths
-
-
-def _checked_rows(rows: Any, shape: tuple[int, ...]) -> NDArray[np.int64]:
-    """Return a copy of row numbers that lie within a shape, in the order given."""
-    if isinstance(rows, np.ma.MaskedArray):
-        raise TypeError("rows must not be masked; leave out what is with rows.compressed()")
-    try:
-        numbers = np.array(rows)
-    except ValueError as error:
-        raise ValueError(f"rows must be a list or an array of ints: {error}") from None
-    if numbers.ndim != 1:
-        raise ValueError(
-            f"rows must be a list or an array of one dimension, not {_kind(rows)} of shape {numbers.shape}"
-        )
-    if not numbers.size:  # an empty list becomes an array of floats
-        return np.empty(0, np.int64)
-    if numbers.dtype.kind not in "iu":
-        remedy = "; turn a mask into rows with np.flatnonzero" if numbers.dtype.kind == "b" else ""
-        raise TypeError(f"rows must be ints, not of dtype {numbers.dtype}{remedy}")
-    for k in np.flatnonzero((numbers < 0) | (numbers >= shape[0]))[:1]:
-        known = f"rows are 0 to {shape[0] - 1}" if shape[0] else "there are no rows"
-        raise ValueError(f"rows[{k}] = {numbers[k]} is out of range: {known} in shape {shape}")
-    return numbers.astype(np.int64, copy=False)
-
-
-def _check_values(what: str, values: Any, rows: NDArray[np.int64], shape: tuple[int, ...]) -> None:
-    _check_array(what, values)
-    expected = (rows.size, *shape[1:])
-    if values.shape != expected:
-        raise ValueError(
-            f"{what} must have shape {expected}, for {rows.size} rows of a gradient of shape {shape}, "
-            f"not {values.shape}"
-        )
-
-
-def _check_array(what: str, array: Any) -> None:
-    if type(array) not in (np.ndarray, np.memmap):
-        raise TypeError(f"{what} must be a numpy.ndarray, not {_kind(array)}; convert it with np.asarray")
-    if not is_supported(array.dtype):
-        order = "" if array.dtype.isnative else " in foreign byte order"
-        raise TypeError(
-            f"{what} must have one of the dtypes {', '.join(SUPPORTED)}, not {array.dtype.name}{order}; "
-            "convert it with .astype(np.float32)"
-        )
-
-
-def _kind(value: object) -> str:
-    return f"{type(value).__module__}.{type(value).__qualname__}".removeprefix("builtins.")

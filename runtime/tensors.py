@@ -18,7 +18,7 @@ from stepspec.sparse import RowSparse
 from stepspec.states import Array
 
 if TYPE_CHECKING:
-    from stepspec.optimizer import Optimizer
+    from stepspec.steps import Steps
 
 Action = Callable[[], object]
 
@@ -59,7 +59,7 @@ class Tensor:
         "weight",
     )
 
-    def __init__(self, optimizer: Optimizer, entry: Entry, rate: Rate, commit: Action) -> None:
+    def __init__(self, optimizer: Steps, entry: Entry, rate: Rate, commit: Action) -> None:
         compute = compute_dtype(entry.target.dtype)
         self._commit, self._entry = commit, entry
         self.lr, self.wd, self.t = rate
@@ -117,7 +117,7 @@ def _apart(value: Any, targets: list[Array]) -> Any:
     return value.copy() if any(np.may_share_memory(value, target) for target in targets) else value
 
 
-def tensors(optimizer: Optimizer, entries: list[Entry], rates: list[Rate]) -> Iterator[Tensor]:
+def tensors(optimizer: Steps, entries: list[Entry], rates: list[Rate]) -> Iterator[Tensor]:
     """Yield the tensors of a checked call; one that a rate of 0 freezes is only counted."""
     counts = optimizer._counts
     places = counts.places([entry.index for entry in entries])

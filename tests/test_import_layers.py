@@ -41,7 +41,7 @@ GENERATOR = (
 RUNTIME = (
     "kernel_cache machine_code schedule_arguments sources",
     "atomic compilation exclusive formats halves hyperparameters kept",
-    "counts lr_scheduler noise notices states transcendental",
+    "counts lr_scheduler noise notices sparse_checks states transcendental",
     "archive batches lanes memory overlaps pointers rates reference sparse storage synchronization",
     "objects rule tally work",
     "arguments canonical checks inputs reading_arrays reading_calls tables threads",
@@ -54,6 +54,7 @@ RUNTIME = (
     "norms_cpu plan rating",
     "norms overview",
     "call",
+    "steps",
     "optimizer",
     "mxnet records registry",
     "matching",
