@@ -51,6 +51,8 @@ def contender(case: Case) -> Contender | Reason:
         return Reason("not installed")
     if case.optimizer not in OPTIMIZERS:
         return Reason("no such optimizer")
+    if case.settings.get("rounding"):
+        return Reason("no stochastic rounding")
     if case.model.is_sparse:
         return Reason("no row-sparse gradients")
     if os.environ["NPROC"] != str(case.threads):

@@ -241,10 +241,12 @@ def test_changes_within_the_noise_have_no_word() -> None:
     now = {"SGD, MLP": {"step": Ratio(20.0, 0.5), "streams": Ratio(0.6, 0.1), "torch fused": Ratio(1.0, 0.1)}}
     _, _, *rows = quick.compared(now, before)
     assert rows == [
-        "| SGD, MLP | step | 20 ± 0.5 | 10 ± 0.5 | 2.00x as fast |",
+        "| SGD, MLP | step | 20 ± 0.5 | 10 ± 0.5 |  |",
         "| SGD, MLP | streams | 0.6 ± 0.1 | 0.5 ± 0.1 |  |",
         "| SGD, MLP | torch fused | 1 ± 0.1 | - |  |",
     ]
+    assert quick.verdict(Ratio(1.04, 0.0), Ratio(1.0, 0.0)) == ""
+    assert quick.verdict(Ratio(1.06, 0.0), Ratio(1.0, 0.0)) == "1.06x as fast"
     assert quick.verdict(Ratio(1.0, 0.1), Ratio(4.0, 0.1)) == "4.00x as slow"
 
 
@@ -252,7 +254,7 @@ def test_quick_runs_stand_beside_the_one_before(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     runs = iter([10.0, 20.0, 40.0])
-    monkeypatch.setattr(quick, "run", lambda *_: {"SGD, MLP": {"step": Ratio(next(runs), 0.0)}})
+    monkeypatch.setattr(quick, "run", lambda *_: {"SGD, MLP": {"streams": Ratio(next(runs), 0.0)}})
     output = ["--output", str(tmp_path)]
     quick.main([*output, "--save", "old"])
     quick.main(output)

@@ -17,6 +17,7 @@ from cases import DTYPES, OPTIMIZERS, Array, Case, Model, Reason
 from comparison import settings_of
 from contest import Peers, Persistent, hold, moved
 from ours import PATHS, Stepspec
+from peers import PEERS
 from row_sparse import DENSE, KINDS, RowSparseGradients, table
 from sections import Options
 from shapes import Shapes
@@ -204,6 +205,12 @@ def test_optax_agrees(optimizer: str, dtype: str) -> None:
 def test_what_torch_lacks_has_a_reason(optimizer: str) -> None:
     for way in torch_peer.WAYS:
         assert isinstance(torch_peer.contender(drawn(optimizer), way), Reason)
+
+
+def test_stochastic_rounding_is_stepspecs_alone() -> None:
+    model = Model.random(SHAPES, DTYPES["bfloat16"])
+    case = Case("SGD", OPTIMIZERS["SGD"] | {"rounding": "stochastic"}, model, THREADS)
+    assert all(isinstance(make(case), Reason) for make in PEERS.values())
 
 
 def test_torch_takes_sparse_gradients_without_momentum() -> None:
