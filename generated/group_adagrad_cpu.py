@@ -11,18 +11,18 @@ def update(weight, grad, history, rescale_grad, clip_gradient, lr, epsilon):
     """Write weight and history."""
     terms = row_scratch(weight)
     for r in range(weight.shape[0]):
-        for start in range(0, weight.shape[1], STRIP):
-            prefetch(weight, r, start)
-            for i in strip(weight, start):
+        for column in range(0, weight.shape[1], STRIP):
+            prefetch(weight, r, column)
+            for i in strip(weight, column):
                 # g = clip(rescale_grad * grad, clip_gradient)
                 g = clip(rescale_grad * grad[r, i], clip_gradient)
                 # history += mean(square(g), per=row)
                 terms[i] = square(g)
         row_mean_square_g = row_mean(terms)
         new_history = history[r] + row_mean_square_g
-        for start in range(0, weight.shape[1], STRIP):
-            prefetch(grad, r + 1, start)
-            for i in strip(weight, start):
+        for column in range(0, weight.shape[1], STRIP):
+            prefetch(grad, r + 1, column)
+            for i in strip(weight, column):
                 g = clip(rescale_grad * grad[r, i], clip_gradient)
                 # weight -= lr * g / (sqrt(history) + epsilon)
                 weight[r, i] = weight[r, i] - lr * g / (sqrt(new_history) + epsilon)

@@ -33,7 +33,7 @@ COMMON_ARGUMENTS = frozenset(
 RESERVED = frozenset(
     """
     self p dtype np math i r call kernels terms master index indices weights grads states flags layout
-    start strip STRIP prefetch row_scratch
+    column strip STRIP prefetch row_scratch
     create_state create_state_multi_precision update update_multi_precision step fused_step host requirements
     set_learning_rate set_lr_mult set_wd_mult uses_wd frozen_at_zero_rate refuses_empty elements rows scalars
     norm mean total largest where power spread clip_between

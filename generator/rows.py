@@ -138,11 +138,11 @@ class RowLines(ArrayLines):
             return [f"for i in range({columns}):", *indented(body)]
         following = self.along.index(walk) + 1
         if following < len(self.along):
-            asked = [f"prefetch({name}, r, start)" for name in self.along[following].fresh]
+            asked = [f"prefetch({name}, r, column)" for name in self.along[following].fresh]
         else:
-            asked = [f"prefetch({name}, r + 1, start)" for name in self.along[0].fresh]
-        loop = [f"for i in strip({self.matrices[0]}, start):", *indented(body)]
-        return [f"for start in range(0, {columns}, STRIP):", *indented([*asked, *loop])]
+            asked = [f"prefetch({name}, r + 1, column)" for name in self.along[0].fresh]
+        loop = [f"for i in strip({self.matrices[0]}, column):", *indented(body)]
+        return [f"for column in range(0, {columns}, STRIP):", *indented([*asked, *loop])]
 
     def _rows_written(self) -> list[str]:
         """Return what is stored once per row."""

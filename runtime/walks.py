@@ -25,17 +25,17 @@ STRIP = 256
 
 
 @inlined
-def strip(array: Any, start: int) -> range:
-    """Return the positions of a strip that starts at `start`, in a row of a 2-D array."""
+def strip(array: Any, column: int) -> range:
+    """Return the positions of a strip that starts at `column`, in a row of a 2-D array."""
     # unsigned, as an index that may count from the end keeps LLVM from vectorizing
-    return range(np.uint64(start), np.uint64(min(start + STRIP, array.shape[1])))
+    return range(np.uint64(column), np.uint64(min(column + STRIP, array.shape[1])))
 
 
 @inlined
-def prefetch(array: Any, row: int, start: int) -> None:
+def prefetch(array: Any, row: int, column: int) -> None:
     """Ask for a strip of a row of a 2-D array, without waiting; the row may lie beyond the last one."""
-    end = min(start + STRIP, array.shape[1])
-    for line in range(address(array, row, start), address(array, row, end), LINE):
+    end = min(column + STRIP, array.shape[1])
+    for line in range(address(array, row, column), address(array, row, end), LINE):
         prefetch_far(line)
 
 

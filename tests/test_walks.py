@@ -27,12 +27,12 @@ def test_every_walk_asks_for_what_the_next_one_meets_first() -> None:
     lines = [line.strip() for line in kernels.splitlines()]
     asked = [line for line in lines if line.startswith(("prefetch(", "for i in strip("))]
     assert asked == [
-        "prefetch(weight, r, start)",
-        "for i in strip(weight, start):",
-        "prefetch(mom, r, start)",
-        "for i in strip(weight, start):",
-        "prefetch(grad, r + 1, start)",
-        "for i in strip(weight, start):",
+        "prefetch(weight, r, column)",
+        "for i in strip(weight, column):",
+        "prefetch(mom, r, column)",
+        "for i in strip(weight, column):",
+        "prefetch(grad, r + 1, column)",
+        "for i in strip(weight, column):",
     ]
     assert [line for line in lines if "row_scratch(" in line] == [
         "terms = row_scratch(weight)",
