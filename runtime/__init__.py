@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any
 from stepspec import checkpoint as checkpoint
 from stepspec import lr_scheduler as lr_scheduler
 from stepspec import mxnet as mxnet
+from stepspec.num_threads import get_num_threads as get_num_threads
+from stepspec.num_threads import set_num_threads as set_num_threads
 from stepspec.optimizer import Optimizer as Optimizer
 from stepspec.registry import create as create
 from stepspec.registry import register as register
@@ -27,20 +29,6 @@ _OWN = (
     "register",
     "set_num_threads",
 )
-
-
-def get_num_threads() -> int:
-    """Return how many threads `fused_step` uses."""
-    from stepspec import threads
-
-    return threads.get_num_threads()
-
-
-def set_num_threads(n: int) -> None:
-    """Set how many threads `fused_step` uses, in this process; results never depend on it."""
-    from stepspec import threads
-
-    threads.set_num_threads(n)
 
 
 if TYPE_CHECKING:

@@ -133,6 +133,7 @@ def _plan(optimizer: Steps, *arguments: Any) -> tuple[Plan, Sequence[Any]]:
     # most calls are like the last one; a tuple keeps the gradients alive, whatever another thread does
     if plan is not None and type(grads) in (list, tuple):
         given = tuple(grads)
+        plan.rouse()
         if plan.known.recognise(indices, weights, states, optimizer._begin) and plan.still_right(optimizer):
             held = plan.take_gradients(given)
             if held is not None:

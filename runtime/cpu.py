@@ -19,7 +19,7 @@ from stepspec.entries import elements_entry, rows_entry, scalars_entry
 from stepspec.formats import Formats
 from stepspec.layout import TAIL, Layout, Parameter, check
 from stepspec.reductions import SIGNATURE, Reduction
-from stepspec.threads import get_num_threads, prepared, set_num_threads
+from stepspec.threads import prepared, rouse
 from stepspec.work import Work
 
 __all__ = [
@@ -28,12 +28,11 @@ __all__ = [
     "Reduction",
     "Work",
     "elements",
-    "get_num_threads",
     "prepared",
+    "rouse",
     "rows",
     "run",
     "scalars",
-    "set_num_threads",
 ]
 
 CHUNK = 4 * BLOCK

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from stepspec import noise
+from stepspec import cpu, noise
 from stepspec.batches import Shape, Stage
 from stepspec.checks import Entry
 from stepspec.compilation import log
@@ -144,6 +144,11 @@ class Plan:
         return rates
 
     # ------------------------------------------------------------------ launching it
+
+    def rouse(self) -> None:
+        """Wake threads up for what was launched before: they come while the call is checked."""
+        for _, groups in self._launches[:1]:
+            cpu.rouse(groups[0].work)
 
     def load(self, rates: Rates) -> None:
         """Copy arrays that are not contiguous into buffers, states per tensor and counts into their rows."""

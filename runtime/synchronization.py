@@ -81,9 +81,20 @@ def release(typing: Any, function: Any, lock: Any) -> Any:
     return types.void(types.int64, types.int64), generate
 
 
+@intrinsic
+def give_way(typing: Any, function: Any) -> Any:
+    """Let other threads have this processor, with sched_yield; return at once if none waits for it."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        _call(builder, ir.IntType(32), *arguments)
+        return context.get_dummy_value()
+
+    return types.void(types.int64), generate
+
+
 @functools.cache
 def c_function(name: str) -> int:
-    """Return the address of a function of CPython."""
+    """Return the address of a function of CPython, or of the C library."""
     return ctypes.cast(getattr(ctypes.pythonapi, name), ctypes.c_void_p).value or 0
 
 

@@ -26,10 +26,10 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-import numba
 from numba import boolean, int64, types
 
 from stepspec.compilation import compile_function, inlined, log
+from stepspec.num_threads import MAX_THREADS, get_num_threads
 from stepspec.pointers import at
 from stepspec.synchronization import (
     acquire,
@@ -38,6 +38,7 @@ from stepspec.synchronization import (
     bit_or,
     c_function,
     exchange,
+    give_way,
     load,
     locked_lock,
     release,
@@ -45,12 +46,12 @@ from stepspec.synchronization import (
 from stepspec.work import Work, begin, call, end, take_part
 
 LINE = 8  # int64 in a cache line
-BUSY, GATE, DONE, WORK, SHARES, JOB, ACQUIRE, RELEASE, NAP, WORKERS = range(0, 10 * LINE, LINE)
+BUSY, GATE, DONE, WORK, SHARES, JOB, ACQUIRE, RELEASE, YIELD, NAP, WORKERS = range(0, 11 * LINE, LINE)
 OPEN, WAITING, INSIDE = 1, 2, 4
-SPINS = 100000  # looks at the gate before sleeping: longer than a batch takes
-WATCH = 60000  # 0.4 to 0.5 ms where it was measured: longer than a small model's step between two regions
+SPINS = 1000  # looks at the gate before sleeping: longer than a batch takes
+WATCH = 30000  # about 0.5 ms where it was measured: longer than a small model's step between two regions
+LOOKS = 64  # between two offers to give way
 ROUSING = 16  # batches worth waking a worker up, 0.1 ms of work: fewer are done before it comes
-MAX_THREADS = 1024
 
 
 @inlined
@@ -64,10 +65,12 @@ def _invited(pool: int, worker: int, last: int) -> bool:
 def _watch(pool: int, me: int, last: int) -> bool:
     """Wait for an invitation without sleeping, for a while; tell whether one came."""
     mine = pool + 8 * (WORKERS + LINE * me) + 8
-    for _ in range(WATCH):
+    for look in range(WATCH):
         if _invited(pool, me, last):
             return True
         bit_or(mine, 0)  # an atomic operation on a line of its own passes the time
+        if look % LOOKS == 0:
+            give_way(at(pool, int64)[YIELD])  # the caller may be on this processor
     return False
 
 
@@ -89,17 +92,27 @@ def _serve(pool: int, me: int, part: int) -> None:
 
 
 @inlined
-def _invite(pool: int, work: int, shares: int, rouse: bool) -> None:
-    """Open the gate to the workers below `shares`, and wake those who sleep if that is worth it."""
+def _wake(pool: int, shares: int) -> None:
+    """Wake the workers below `shares` who sleep: they watch the gate then, for a while."""
     state = at(pool, int64)
-    state[WORK] = work
-    exchange(pool + 8 * SHARES, shares)
-    add(pool + 8 * JOB, 1)
-    bit_or(pool + 8 * GATE, OPEN)
-    for k in range(1, shares if rouse else 1):
+    for k in range(1, shares):
         lock = WORKERS + LINE * k
         if exchange(pool + 8 * lock + 8, 1) == 0:  # asleep
             release(state[RELEASE], state[lock])
+
+
+def _rouse(pool: int, shares: int) -> None:
+    _wake(pool, shares)
+
+
+@inlined
+def _invite(pool: int, work: int, shares: int, rouse: bool) -> None:
+    """Open the gate to the workers below `shares`, and wake those who sleep if that is worth it."""
+    at(pool, int64)[WORK] = work
+    exchange(pool + 8 * SHARES, shares)
+    add(pool + 8 * JOB, 1)
+    bit_or(pool + 8 * GATE, OPEN)
+    _wake(pool, shares if rouse else 1)
 
 
 @inlined
@@ -108,6 +121,7 @@ def _see_off(pool: int) -> None:
     state, gate = at(pool, int64), pool + 8 * GATE
     inside, spins = bit_and(gate, ~OPEN) & ~OPEN, 0
     while inside != 0 and spins < SPINS:
+        give_way(state[YIELD])  # who is inside may wait for this processor
         inside = load(gate)
         spins += 1
     # if somebody is inside, or took WAITING back on leaving meanwhile, a release of DONE is due
@@ -135,6 +149,11 @@ def _compiled_region() -> Any:
 
 
 @functools.cache
+def _compiled_rouse() -> Any:
+    return compile_function(_rouse, types.void(int64, int64))
+
+
+@functools.cache
 def _compiled_serve() -> Any:
     return compile_function(_serve, types.void(int64, int64, int64))
 
@@ -154,6 +173,7 @@ class _Pool:
         self.state[DONE] = locked_lock()
         self.state[ACQUIRE] = c_function("PyThread_acquire_lock")
         self.state[RELEASE] = c_function("PyThread_release_lock")
+        self.state[YIELD] = c_function("sched_yield")
         self.state[NAP], self.state[NAP + 1] = c_function("PyThread_acquire_lock_timed"), locked_lock()
         self.threads = 1
         self.starting = threading.Lock()
@@ -223,33 +243,12 @@ def prepared(work: Work, threads: int | None = None) -> Callable[[], None]:
     return functools.partial(_compiled_region(), address, shares, work.address, rouse, take_part())
 
 
-_chosen: list[int] = []  # none or one
+def rouse(work: Work) -> None:
+    """Wake up, for work that was done before and is about to come again, the threads that will share it.
 
-
-def get_num_threads() -> int:
-    """Return how many threads a step uses: by default one per processor that Numba and the system allow."""
-    if not _chosen:
-        try:
-            processors = len(os.sched_getaffinity(0))
-        except AttributeError:  # not on this system
-            processors = os.cpu_count() or 1
-        _chosen.append(max(1, min(numba.config.NUMBA_NUM_THREADS, processors, MAX_THREADS)))
-    return _chosen[0]
-
-
-def set_num_threads(n: int) -> None:
-    """Set how many threads a step uses; results never depend on it.
-
-    Raises
-    ------
-    TypeError
-        If n is no int.
-    ValueError
-        If n is not in 1 .. 1024.
-
+    They come up while the caller makes its checks; if there is no work in the end, they sleep again.
     """
-    if isinstance(n, bool) or not isinstance(n, int):
-        raise TypeError(f"the number of threads is an int, not {n!r}")
-    if not 1 <= n <= MAX_THREADS:
-        raise ValueError(f"the number of threads must be in 1 .. {MAX_THREADS}, not {n}")
-    _chosen[:] = [n]
+    if work.batches.size > ROUSING and work.shares > 1 and _pools:
+        pool = _pools[0]
+        if not pool.state[WORKERS + LINE + 1]:  # the first worker sleeps, so most will
+            _compiled_rouse()(pool.address, min(work.shares, pool.threads, get_num_threads()))

@@ -39,7 +39,7 @@ GENERATOR = (
     "cli",
 )
 RUNTIME = (
-    "kernel_cache machine_code schedule_arguments sources",
+    "kernel_cache machine_code num_threads schedule_arguments sources",
     "atomic compilation exclusive formats halves hyperparameters kept",
     "counts lr_scheduler noise notices sparse_checks states transcendental",
     "archive batches lanes memory overlaps pointers rates reference sparse storage synchronization",

@@ -15,6 +15,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
+import stepspec
 from stepspec import cpu, threads
 from stepspec.cpu import elements
 from stepspec.formats import Formats
@@ -48,9 +49,9 @@ class Job:
 
 @pytest.fixture(autouse=True)
 def _number_of_threads() -> Iterator[None]:
-    before = threads.get_num_threads()
+    before = stepspec.get_num_threads()
     yield
-    threads.set_num_threads(before)
+    stepspec.set_num_threads(before)
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 8, 200])
@@ -115,19 +116,39 @@ def test_a_sleeper_is_woken_for_much_work_only() -> None:
     assert np.all(job.values == 3)
 
 
+def test_threads_are_roused_before_work_that_comes_again() -> None:
+    job = Job()
+    job.run(2)
+    state, awake = threads._pools[0].state, threads.WORKERS + threads.LINE + 1
+
+    def sleep() -> None:
+        while state[awake]:
+            time.sleep(0.001)
+
+    stepspec.set_num_threads(2)
+    for work, expected in ((job.work, 1), (job.cut(0, 50, 100), 0)):
+        sleep()
+        cpu.rouse(work)
+        assert state[awake] == expected
+    cpu.rouse(job.work)
+    sleep()  # nothing came
+    job.run(2)
+    assert np.all(job.values == 2)
+
+
 def test_number_of_threads() -> None:
-    threads.set_num_threads(3)
-    assert threads.get_num_threads() == 3
+    stepspec.set_num_threads(3)
+    assert stepspec.get_num_threads() == 3
     job = Job()
     job.run()
     assert np.all(job.values == 1)
     for bad in (0, -1, 1025):
         with pytest.raises(ValueError, match=r"1 \.\. 1024"):
-            threads.set_num_threads(bad)
+            stepspec.set_num_threads(bad)
     for wrong in (True, 2.0, "2", None):
         with pytest.raises(TypeError, match="is an int"):
-            threads.set_num_threads(wrong)  # type: ignore[arg-type]  # wrong on purpose
-    assert threads.get_num_threads() == 3
+            stepspec.set_num_threads(wrong)  # type: ignore[arg-type]  # wrong on purpose
+    assert stepspec.get_num_threads() == 3
 
 
 def test_concurrent_use() -> None:
