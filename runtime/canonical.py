@@ -62,7 +62,7 @@ class Fold:
 
 
 _take_sum, _take_max = lanes.folder(lanes.add), lanes.folder(lanes.larger)
-_take_squares = lanes.folder(lanes.add, squared=True)
+_take_squares = lanes.folder(lanes.add_square, lanes.add_exact_square)
 _halve_sum, _halve_max = lanes.halver(lanes.add), lanes.halver(lanes.larger)
 
 SUM = Fold(float64, add, _take_sum, _take_sum, _halve_sum, 0.0)
@@ -229,20 +229,20 @@ def _column_total(kind: Fold) -> Any:
     return total
 
 
-_narrow_sum, _wide_sum = _narrow(SUM), _wide(SUM)
-_narrow_norm, _wide_norm = _narrow(NORM), _wide(NORM)
-_narrow_max, _wide_max = _narrow(MAX), _wide(MAX)
+narrow_sum, _wide_sum = _narrow(SUM), _wide(SUM)
+narrow_norm, _wide_norm = _narrow(NORM), _wide(NORM)
+narrow_max, _wide_max = _narrow(MAX), _wide(MAX)
 
-sum_block = _block(_narrow_sum, _wide_sum)
-norm_block = _block(_narrow_norm, _wide_norm)
-max_block = _block(_narrow_max, _wide_max)
+sum_block = _block(narrow_sum, _wide_sum)
+norm_block = _block(narrow_norm, _wide_norm)
+max_block = _block(narrow_max, _wide_max)
 
 sum_total = _total(SUM)
 max_total = _total(MAX)
 
-sum_whole = _whole(_narrow_sum, _wide_sum, sum_total)
-norm_whole = _whole(_narrow_norm, _wide_norm, sum_total)
-max_whole = _whole(_narrow_max, _wide_max, max_total)
+sum_whole = _whole(narrow_sum, _wide_sum, sum_total)
+norm_whole = _whole(narrow_norm, _wide_norm, sum_total)
+max_whole = _whole(narrow_max, _wide_max, max_total)
 
 sum_columns = _column_fold(SUM)
 norm_columns = _column_fold(NORM)

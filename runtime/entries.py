@@ -23,17 +23,18 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-from numba import int64, uint32
+from numba import float64, int64, uint32
 
-from stepspec.canonical import BLOCK, ROW_BLOCK
+from stepspec.canonical import BLOCK, LANES, ROW_BLOCK
 from stepspec.compilation import inlined, inner
 from stepspec.layout import Layout
 from stepspec.memory import report
 from stepspec.pieces import EXTRA_WORDS, fetcher, steps
-from stepspec.pointers import address_in, address_of, at, pointer, stack
+from stepspec.pointers import LINE, address_in, address_of, at, pointer, stack
 from stepspec.reductions import flat_step, groups, row_step
 from stepspec.slots import arguments_of, results_of
 from stepspec.storage import width
+from stepspec.streaming import PART
 
 Entry = Callable[[int, int, int, int], None]
 
@@ -95,24 +96,38 @@ def scalars_entry(function: Any, layout: Layout, returns: int) -> Entry:
 
 
 def _blocks(function: Any, layout: Layout) -> Entry:
-    """Return the entry of a flat kernel that takes blocks of elements, with scratch on the stack."""
-    arguments, number = arguments_of(layout), layout.number
+    """Return the entry of a flat kernel that takes pieces of a block, with scratch on the stack."""
+    arguments, number, buffers = arguments_of(layout), layout.number, layout.buffers
     before = _in_order(steps(layout))
-    after = _in_order([flat_step(group, number) for group in groups(layout.buffers)])
-    buffers, room = stack(len(layout.buffers) * BLOCK, number), BLOCK * layout.size
-    gradient = stack(BLOCK if layout.scattered else 0, number)
-    noise = stack(BLOCK + EXTRA_WORDS if layout.formats.stochastic else 0, uint32)
+    after = _in_order([flat_step(group, number, _in_memory(layout)) for group in groups(buffers)])
+    piece = PART if buffers else BLOCK
+    space, room = stack(len(buffers) * piece, number, LINE), piece * layout.size
+    lanes = stack(len(buffers) * LANES, float64, LINE)
+    gradient = stack(piece if layout.scattered else 0, number)
+    noise = stack(piece + EXTRA_WORDS if layout.formats.stochastic else 0, uint32)
 
     def entry(tables: int, tensor: int, start: int, count: int) -> None:
-        values, dense, words = address_of(buffers()), address_of(gradient()), address_of(noise())
-        for position in range(start, start + count, BLOCK):
-            part = min(BLOCK, start + count - position)
-            before(tables, tensor, position, part, dense, words)
+        values, dense, words = address_of(space()), address_of(gradient()), address_of(noise())
+        lane_of, end = address_of(lanes()), start + count
+        for position in range(start, end, piece):
+            size = min(piece, end - position)
+            before(tables, tensor, position, size, dense, words)
             word = words + 4 * (position % 4)
-            function(*arguments(tables, tensor, position, part, 1, values, room, dense, word))
-            after(tables, tensor, values, room, position, part)
+            function(*arguments(tables, tensor, position, size, 1, values, room, dense, word))
+            after(tables, tensor, values, room, lane_of, position, size, end)
 
     return entry
+
+
+def _in_memory(layout: Layout) -> list[tuple[int, int]]:
+    """Return slot and element width of each array that a flat kernel reads from memory, in order."""
+    scattered = "grad" if layout.scattered else ""
+    found = [
+        (slot, width(layout.storage(p.name)))
+        for slot, p in enumerate(layout.parameters)
+        if p.role == "element" and p.name != scattered
+    ]
+    return found or [(0, 0)]  # nothing but a scattered gradient: its first line is asked for again and again
 
 
 def _space(layout: Layout) -> Any:

@@ -14,10 +14,25 @@ WIDTH = 8
 
 _WIDE = ir.VectorType(ir.DoubleType(), WIDTH)
 
+# Takes (builder, lanes, terms).
+_Fold = Callable[[Any, Any, Any], Any]
+
 
 def add(builder: Any, lanes: Any, terms: Any) -> Any:
     """Return (in LLVM) the sums."""
     return builder.fadd(lanes, terms)
+
+
+def add_square(builder: Any, lanes: Any, terms: Any) -> Any:
+    """Return (in LLVM) the sums with the squares."""
+    return builder.fadd(lanes, builder.fmul(terms, terms))
+
+
+def add_exact_square(builder: Any, lanes: Any, terms: Any) -> Any:
+    """Return (in LLVM) the same of terms that were float32: float64 holds their squares exactly."""
+    # so that rounding once, in one instruction, gives the same bits
+    square = builder.fmul(terms, terms, flags=("contract",))
+    return builder.fadd(lanes, square, flags=("contract",))
 
 
 def larger(builder: Any, lanes: Any, terms: Any) -> Any:
@@ -27,10 +42,11 @@ def larger(builder: Any, lanes: Any, terms: Any) -> Any:
     return builder.select(builder.or_(above, nan), lanes, terms)
 
 
-def folder(fold: Callable[[Any, Any, Any], Any], squared: bool = False) -> Callable[..., None]:
-    """Return `take(lanes, terms)`: WIDTH terms, widened (and squared), are folded into as many lanes.
+def folder(fold: _Fold, fold_widened: _Fold | None = None) -> Callable[..., None]:
+    """Return `take(lanes, terms)`: WIDTH terms, widened, are folded into as many lanes.
 
-    `lanes` is a pointer to float64, `terms` one to float32 or float64.
+    `lanes` is a pointer to float64, `terms` one to float32 or float64. Of float32, `fold_widened` gives the
+    bits of `fold`.
     """
 
     @intrinsic
@@ -40,11 +56,10 @@ def folder(fold: Callable[[Any, Any, Any], Any], squared: bool = False) -> Calla
             place = builder.bitcast(arguments[0], _WIDE.as_pointer())
             source = builder.bitcast(arguments[1], ir.VectorType(number, WIDTH).as_pointer())
             value = builder.load(source, align=terms.dtype.bitwidth // 8)
+            chosen = fold
             if terms.dtype != types.float64:
-                value = builder.fpext(value, _WIDE)
-            if squared:
-                value = builder.fmul(value, value)
-            builder.store(fold(builder, builder.load(place, align=8), value), place, align=8)
+                value, chosen = builder.fpext(value, _WIDE), fold_widened or fold
+            builder.store(chosen(builder, builder.load(place, align=8), value), place, align=8)
             return context.get_dummy_value()
 
         return types.void(lanes, terms), generate
@@ -52,7 +67,7 @@ def folder(fold: Callable[[Any, Any, Any], Any], squared: bool = False) -> Calla
     return take
 
 
-def halver(fold: Callable[[Any, Any, Any], Any]) -> Callable[..., float]:
+def halver(fold: _Fold) -> Callable[..., float]:
     """Return `halve(lanes)`: WIDTH lanes are folded, lane `l` with lane `l + n/2`, until one is left."""
 
     @intrinsic

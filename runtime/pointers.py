@@ -95,20 +95,27 @@ def _prefetcher(write: bool, near: int) -> Any:
     return ask
 
 
-# for what will be written soon, and for what is further off than the first cache is large
+# for what will be written soon, for what will be read soon, and for what is further off than the first
+# cache is large
 prefetch = _prefetcher(write=True, near=3)
+prefetch_near = _prefetcher(write=False, near=3)
 prefetch_far = _prefetcher(write=False, near=2)
 
 
-def stack(count: int, number: Any) -> Any:
-    """Return a function for compiled code: `count` numbers on the stack of its caller, as a pointer."""
+def stack(count: int, number: Any, alignment: int | None = None) -> Any:
+    """Return a function for compiled code: `count` numbers on the stack of its caller, as a pointer.
+
+    With an alignment of LINE bytes no vector lies in two lines; without one it is as LLVM likes.
+    """
 
     @intrinsic
     def allocate(typing: Any) -> Any:
         result = types.CPointer(number)
 
         def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-            return cgutils.alloca_once(builder, context.get_data_type(number), size=count)
+            space = cgutils.alloca_once(builder, context.get_data_type(number), size=count)
+            space.align = alignment
+            return space
 
         return result(), generate
 

@@ -20,9 +20,10 @@ import numpy as np
 from numba import float64, int64
 
 from stepspec import canonical
-from stepspec.canonical import BLOCK, ROW_BLOCK
+from stepspec.canonical import BLOCK, LANES, ROW_BLOCK
 from stepspec.compilation import compile_entry, inlined, inner, source_stamp
 from stepspec.pointers import address_in, at
+from stepspec.streaming import AHEAD, max_part, norm_part, sum_part
 
 SIGNATURE = numba.types.void(int64, int64, int64, int64)
 
@@ -154,18 +155,30 @@ def groups(buffers: Sequence[tuple[int, Reduction]]) -> tuple[Group, ...]:
 Step = Callable[..., None]
 
 
-def flat_step(group: Group, number: Any) -> Step:
-    """Return `step(tables, tensor, values, room, position, size)`: one block, from `position` on."""
-    block, _, _, _ = _KINDS[group.reduction.kind]
+_PARTS = {"norm": norm_part, "sum": sum_part, "mean": sum_part, "max": max_part}
+
+
+def flat_step(group: Group, number: Any, arrays: Sequence[tuple[int, int]]) -> Step:
+    """Return `step(tables, tensor, values, room, lanes, position, size, end)`: a part of a chunk up to `end`.
+
+    `lanes` is the address of LANES float64 for every buffer. Each buffer asks memory for one of the arrays,
+    given by their slots and the bytes of an element, see Note [Streaming].
+    """
+    fold = _PARTS[group.reduction.kind]
     slot, first, count = group.slot, group.buffer, group.count
+    asked = [arrays[buffer % len(arrays)] for buffer in range(first, first + count)]
+    slots, widths = (tuple(column) for column in zip(*asked, strict=True))
 
     @inner
-    def step(tables: int, tensor: int, values: int, room: int, position: int, size: int) -> None:
+    def step(
+        tables: int, tensor: int, values: int, room: int, lanes: int, position: int, size: int, end: int
+    ) -> None:
         for k in range(count):
             partials = at(address_in(tables, slot + k, tensor), float64)
             terms = at(values + (first + k) * room, number)
-            # only a whole tensor begins and ends below LANES: so this chooses the right lanes
-            partials[position // BLOCK] = block(terms, size, position + size)
+            lane_of = at(lanes + (first + k) * LANES * 8, float64)
+            soon = address_in(tables, slots[k], tensor) + (position + AHEAD) * widths[k]
+            fold(lane_of, terms, position, size, end, soon, widths[k], partials)
 
     return step
 
