@@ -10,7 +10,9 @@ is one compiled call too, so that Ctrl-C is seen before it or after it, never be
 The caller writes the job, opens the gate, wakes as many workers as there are shares if the job is worth it,
 and takes part with them, see Note [Waves and latches]; workers beyond the shares are not invited. When no
 batch is left it closes the gate and waits for the workers that are inside. One that wakes up late finds the
-gate closed and sleeps again, so that nobody waits for it. Who finds the pool busy works alone.
+gate closed and sleeps again, so that nobody waits for it. Who finds the pool busy works alone. A worker that
+leaves takes WAITING back in a second step, before which it may have lost its processor for so long that this
+is another caller's WAITING: so a caller that is woken up looks whether anybody is still inside.
 
 The pool is an array of int64, one cache line per field, that is never freed: a worker may look at it
 while the interpreter exits. GATE counts the workers inside in steps of INSIDE, above the bits OPEN and
@@ -124,9 +126,12 @@ def _see_off(pool: int) -> None:
         give_way(state[YIELD])  # who is inside may wait for this processor
         inside = load(gate)
         spins += 1
-    # if somebody is inside, or took WAITING back on leaving meanwhile, a release of DONE is due
-    if inside != 0 and (bit_or(gate, WAITING) >= INSIDE or not bit_and(gate, ~WAITING) & WAITING):
+    while inside != 0:  # one wake-up is no proof: see Note [Pool]
+        if bit_or(gate, WAITING) < INSIDE and bit_and(gate, ~WAITING) & WAITING:
+            return
+        # somebody is inside, or took WAITING back on leaving meanwhile: a release of DONE is due
         acquire(state[ACQUIRE], state[DONE])
+        inside = load(gate)
 
 
 def _region(pool: int, shares: int, work: int, rouse: bool, part: int) -> None:

@@ -19,6 +19,7 @@ import stepspec
 from stepspec import cpu, threads
 from stepspec.cpu import elements
 from stepspec.formats import Formats
+from stepspec.work import take_part
 
 SIZE, CHUNK = 100_000, 1000
 
@@ -251,3 +252,29 @@ def test_an_interrupt_never_leaves_a_region_half_done() -> None:
         """
     )
     assert (done.returncode, done.stdout) == (0, "whole\n"), done.stderr
+
+
+def test_a_caller_that_is_woken_up_early_waits_on() -> None:
+    # a worker that was held up while it left may take another caller's WAITING back
+    job, pool = Job(), threads._Pool()
+    job.work.divide(2)
+    arguments = pool.address, 2, job.work.address, False, take_part()
+    region = threading.Thread(target=threads._compiled_region(), args=arguments, daemon=True)
+    release = ctypes.pythonapi.PyThread_release_lock
+    release.argtypes, release.restype = [ctypes.c_void_p], None
+
+    pool.state[threads.GATE] = threads.INSIDE  # a worker that stays inside
+    region.start()
+    for _ in range(2):
+        while region.is_alive() and not pool.state[threads.GATE] & threads.WAITING:
+            time.sleep(0.001)
+        assert region.is_alive()
+        pool.state[threads.GATE] = threads.INSIDE
+        release(pool.state[threads.DONE])
+
+    while not pool.state[threads.GATE] & threads.WAITING:
+        time.sleep(0.001)
+    pool.state[threads.GATE] = 0
+    release(pool.state[threads.DONE])
+    region.join()
+    assert (job.values == 1).all()
