@@ -85,7 +85,8 @@ def _recognise(known: int, indices: int, weights: int, states: int, counts: int,
         if index != at(want[_INDICES], int64)[i]:
             if at(index, int64)[TYPE] != want[_INT_TYPE]:
                 return 0
-            if ask(want[_AS_INT], index, want[_REPORT] + 16) != at(want[_INDEX_VALUES], int64)[i]:
+            number = ask(want[_AS_INT], index, want[_REPORT] + 16)
+            if number < 0 or number != at(want[_INDEX_VALUES], int64)[i]:  # what is too large reads as -1
                 return 0
     for i in range(count):
         fetch(fields, min(i + NEAR, count - 1))

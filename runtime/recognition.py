@@ -54,7 +54,7 @@ class Known:
         kept = [state[name] for state, own in zip(states, names, strict=True) for name in own]
         self.snapshot = Snapshot([*weights, *kept])
         self._report = np.zeros(3, np.int64)
-        numbers = [index if index < _TOO_LARGE else -2 for index in self.indices]
+        numbers = [index if index < _TOO_LARGE else -1 for index in self.indices]
         self._table = objects.Table(
             reading_calls.KNOWN,
             count=len(self.indices),

@@ -307,6 +307,16 @@ def test_a_refused_call_does_not_spoil_the_next(fused: bool) -> None:
     assert case.bytes() == twin.bytes()
 
 
+@pytest.mark.parametrize("index", [-1, -2])
+def test_a_negative_index_is_not_taken_for_a_very_large_one(index: int) -> None:
+    case = Case()
+    case.indices = [0, 1 << 63, 2]
+    case.call()
+    case.indices = [0, index, 2]
+    with pytest.raises(ValueError, match=f"must not be negative: {index}"):
+        case.call()
+
+
 @pytest.mark.parametrize("fused", [False, True], ids=["step", "fused"])
 def test_weight_decay_of_a_rule_without(fused: bool) -> None:
     case = Case("groupadagrad", {"wd": 0.1})
