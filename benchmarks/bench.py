@@ -68,8 +68,7 @@ def parsed(arguments: Sequence[str] | None) -> tuple[Options, list[Section]]:
     choice("--sets", SETS, list(SETS))
     choice("--optimizers", OPTIMIZERS, list(OPTIMIZERS))
     choice("--dtypes", DTYPES, ["float32", "bfloat16"])
-    rounds = range(1, 1000)
-    parser.add_argument("--rounds", type=int, choices=rounds, default=12, metavar="N", help="default: 12")
+    parser.add_argument("--rounds", type=at_least_one, default=12, metavar="N", help="default: 12")
     here = Path(__file__).parent
     parser.add_argument("--output", type=Path, default=here / "output", metavar="DIR", help="for the results")
     chosen = parser.parse_args(arguments)
@@ -82,6 +81,13 @@ def parsed(arguments: Sequence[str] | None) -> tuple[Options, list[Section]]:
         environment(stepspec.get_num_threads()),
     )
     return options, [SECTIONS[name]() for name in SECTIONS if name in chosen.sections]
+
+
+def at_least_one(text: str) -> int:
+    number = int(text) if text.isdecimal() else 0
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 on")
+    return number
 
 
 def size(name: str) -> int:

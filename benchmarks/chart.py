@@ -20,7 +20,7 @@ STYLES = dict(
         strict=True,
     )
 )
-BARS = ("#56B4E9", "#0072B2")
+BARS = {"float32": "#56B4E9", "bfloat16": "#0072B2", "float16": "#009E73"}
 INK, FAINT = "#333333", "#DDDDDD"
 
 
@@ -41,10 +41,12 @@ def draw(sections: Sequence[Section], folder: Path) -> list[Path]:
         {"font.size": 9, "text.color": INK, "axes.labelcolor": INK, "axes.edgecolor": FAINT}
     ):
         figure = pyplot.figure(figsize=(11, 7.5), layout="constrained")
-        panels: Any = figure.subfigures(2, 1, height_ratios=(3, 2))
-        upper, lower = panels
-        _ratios(upper, optimizers, wide)
-        _shares(lower, optimizers, dtypes, outcomes)
+        shared = [o for o in outcomes if o.share is not None]
+        heights = (3, 2) if shared else (3,)
+        panels: Any = figure.subfigures(len(heights), 1, height_ratios=heights, squeeze=False)[:, 0]
+        _ratios(panels[0], optimizers, wide)
+        if shared:
+            _shares(panels[1], optimizers, dtypes, shared)
         path = folder / "bench.png"
         figure.savefig(path, dpi=160)
         pyplot.close(figure)
@@ -87,7 +89,7 @@ def _markers(panel: Any, sets: list[str], outcomes: list[Outcome]) -> None:
 
 
 def _shares(figure: Any, optimizers: list[str], dtypes: list[str], outcomes: list[Outcome]) -> None:
-    """Bars for the largest set, in groups by optimizer."""
+    """Bars for the largest set that has shares, in groups by optimizer."""
     largest = max(outcomes, key=lambda o: o.parameters).set
     panel = figure.subplots()
     panel.set_title(f"Share of the streaming bandwidth, {largest}")
@@ -96,7 +98,7 @@ def _shares(figure: Any, optimizers: list[str], dtypes: list[str], outcomes: lis
         shares = {o.optimizer: o.share for o in outcomes if (o.dtype, o.set) == (dtype, largest)}
         heights = [100 * (shares.get(name) or 0) for name in optimizers]
         places = [i + (k - (len(dtypes) - 1) / 2) * width for i in range(len(optimizers))]
-        bars = panel.bar(places, heights, 0.92 * width, label=dtype, color=BARS[k % len(BARS)])
+        bars = panel.bar(places, heights, 0.92 * width, label=dtype, color=BARS[dtype])
         panel.bar_label(bars, fmt=lambda height: f"{height:.0f}%" if height else "", fontsize=8)
     panel.axhline(90, color=INK, linewidth=1, linestyle=":")
     panel.set_ylim(0, 125)

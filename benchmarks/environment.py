@@ -2,22 +2,27 @@
 
 import os
 import platform
+import subprocess
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 PACKAGES = ("stepspec", "numpy", "ml_dtypes", "numba", "llvmlite", "torch", "jax", "jaxlib", "optax")
+# MXNet has a Python of its own; importing it there would take seconds
+MXNET_VERSION = "from importlib.metadata import version; print(version('mxnet'))"
 CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
 
 
 @dataclass(frozen=True)
 class Environment:
-    """Where the figures come from; `load` is the system's load average when the run began.
+    """Where the figures come from; `date` and `load`, the load average, are those when the run began.
 
     A busy machine slows the contenders unequally: whoever waits for all its threads loses most.
     `caches` are those that the first core sees, such as "L2 2048K".
     """
 
+    date: str
     processor: str
     cores: int
     threads: int
@@ -31,6 +36,7 @@ class Environment:
 
 def environment(threads: int) -> Environment:
     return Environment(
+        f"{datetime.now(UTC):%Y-%m-%d}",
         processor(),
         len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
         threads,
@@ -39,7 +45,7 @@ def environment(threads: int) -> Environment:
         os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30,
         platform.platform(),
         platform.python_version(),
-        {name: installed(name) for name in PACKAGES},
+        {name: installed(name) for name in PACKAGES} | {"mxnet": mxnet()},
     )
 
 
@@ -47,6 +53,18 @@ def installed(package: str) -> str:
     try:
         return version(package)
     except PackageNotFoundError:
+        return "missing"
+
+
+def mxnet() -> str:
+    """Return the version of MXNet that the interpreter of MXNET_PYTHON has."""
+    python = os.environ.get("MXNET_PYTHON")
+    if not python:
+        return "missing"
+    command = [python, "-c", MXNET_VERSION]
+    try:
+        return subprocess.check_output(command, stderr=subprocess.DEVNULL, text=True, timeout=60).strip()
+    except (OSError, subprocess.SubprocessError):
         return "missing"
 
 

@@ -52,7 +52,7 @@ class FirstCalls:
     def targets(self) -> Iterator[Target]:
         for which, aim in AIMS.items():
             found = [(float(getattr(result, which)), result.optimizer) for result in self.results]
-            seconds, slowest = max(found, default=(None, ""))
+            seconds, slowest = max(found, default=(None, "not asked for"))
             yield Target(f"First call, {which}, seconds", aim, seconds, at_least=False, note=slowest)
 
     def data(self) -> object:

@@ -150,8 +150,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     before = load(chosen.output / f"quick-{chosen.against}.json")
     if not before and chosen.against != LAST:
         parser.error(f"there is no run {chosen.against!r} in {chosen.output}")
+    try:
+        chosen.output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        parser.error(str(error))
     now = run(chosen.optimizers, chosen.sets)
-    chosen.output.mkdir(parents=True, exist_ok=True)
     for name in {LAST, chosen.save}:
         path = chosen.output / f"quick-{name}.json"
         path.write_text(json.dumps(load(path) | now, indent=2) + "\n", encoding="utf-8")

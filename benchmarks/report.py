@@ -19,10 +19,14 @@ is, for torch, its optimizer on float32 weights between two foreach copies, from
 weights. Bytes are those that the plan of a fused step counts: what each of its passes reads and writes.
 "Streams" is the bandwidth of a plain loop that reads, updates and writes as many arrays of the same kinds, in
 the same turns, and "share" what the fused step reaches of it; a rule of two passes has a loop for each."""
+GOALS = """\
+Beside a peer's name stands how many times as long as `fused_step` it takes, in float32: on the set with the
+least ratio, and of several peers the fastest. A share of 1 is all of the streaming bandwidth."""
 
 
-def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
-    rule = ["---", *["---:"] * (len(header) - 1)]
+def table(header: Sequence[str], rows: Iterable[Sequence[str]], words: Sequence[str] = ()) -> list[str]:
+    """Return the lines of a table: the first column and those named in `words` to the left, figures right."""
+    rule = ["---" if name in (header[0], *words) else "---:" for name in header]
     return ["| " + " | ".join(cells) + " |" for cells in (header, rule, *rows)]
 
 
@@ -30,7 +34,7 @@ def markdown(environment: Environment, sections: Sequence[Section]) -> str:
     lines = ["# Benchmark", "", *described(environment), "", METHOD]
     goals = [target for section in sections for target in section.targets()]
     if goals:
-        lines += ["", "## Targets", "", *targets(goals)]
+        lines += ["", "## Targets", "", GOALS, "", *targets(goals)]
     for section in sections:
         for found in section.tables():
             lines += [*rendered(found)]
@@ -42,7 +46,7 @@ def described(environment: Environment) -> list[str]:
     packages = ", ".join(f"{name} {number}" for name, number in env.packages.items())
     machine = f"{env.processor}, {env.cores} cores ({', '.join(env.caches) or 'caches not known'})"
     return [
-        f"- {machine}, {env.memory_gib:.0f} GiB of memory; {env.system}",
+        f"- {env.date}; {machine}, {env.memory_gib:.0f} GiB of memory; {env.system}",
         f"- {env.threads} threads; load average at the start: {env.load:.1f}",
         f"- Python {env.python}; {packages}",
     ]
@@ -55,8 +59,7 @@ def rendered(found: Table) -> Iterator[str]:
 
 
 def targets(goals: Iterable[Target]) -> list[str]:
-    """Return a table: aims are ratios of a peer's time to the fused step's, unless they say otherwise."""
-    words = {True: "met", False: "**not met**", None: "-"}
+    words = {True: "yes", False: "**no**", None: "-"}
     rows = [
         (
             goal.what,
@@ -67,7 +70,7 @@ def targets(goals: Iterable[Target]) -> list[str]:
         )
         for goal in goals
     ]
-    return table(("what", "aim", "reached", "", "note"), rows)
+    return table(("what", "aim", "reached", "met", "note"), rows, words=("met", "note"))
 
 
 def data(environment: Environment, sections: Sequence[Section]) -> dict[str, object]:

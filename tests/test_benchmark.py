@@ -82,8 +82,8 @@ def test_the_report_has_every_table_and_target(machine: Environment) -> None:
     section = Fake()
     section.done.append("first")
     text = report.markdown(machine, [section])
-    assert "| ratio | at least 2 | 2.5 | met |  |" in text
-    assert "| seconds | at most 3 | 3.5 | **not met** |  |" in text
+    assert "| ratio | at least 2 | 2.5 | yes |  |" in text
+    assert "| seconds | at most 3 | 3.5 | **no** |  |" in text
     assert "| elsewhere | at least 1 | not measured | - | not installed |" in text
     assert "## What was done\n\n| part | ms |\n| --- | ---: |\n| first | 1.0 |\n\nA note." in text
     assert machine.processor in text
@@ -150,6 +150,34 @@ def test_the_chart_draws_what_there_is(tmp_path: Path) -> None:
     ]
     (path,) = chart.draw([section], tmp_path)
     assert path.read_bytes().startswith(b"\x89PNG")
+    section.outcomes = section.outcomes[:1]  # too small for a share of the bandwidth
+    assert chart.draw([section], tmp_path) == [path]
+
+
+@pytest.mark.parametrize("rounds", ["0", "-1", "2.5", "many"])
+def test_rounds_are_counted_from_one(rounds: str, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("tqdm")
+    import bench
+
+    with pytest.raises(SystemExit):
+        bench.parsed(["--rounds", rounds])
+    assert "is not a number from 1 on" in capsys.readouterr().err.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("script", "version"), [("echo 2.0.0b1", "2.0.0b1"), ("exit 1", "missing"), (None, "missing")]
+)
+def test_the_environment_asks_mxnets_own_interpreter(
+    script: str | None, version: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    python = tmp_path / "python"
+    if script:
+        python.write_text(f"#!/bin/sh\n{script}\n")
+        python.chmod(0o755)
+    monkeypatch.setenv("MXNET_PYTHON", str(python))
+    assert environment(2).packages["mxnet"] == version
+    monkeypatch.delenv("MXNET_PYTHON")
+    assert environment(2).packages["mxnet"] == "missing"
 
 
 def test_a_line_has_ratios_and_the_share_of_the_bound() -> None:
@@ -263,3 +291,13 @@ def test_quick_runs_stand_beside_the_one_before(
     assert "| 40 ± 0 | 10 ± 0 | 4.00x as fast |" in capsys.readouterr().out
     with pytest.raises(SystemExit):
         quick.main([*output, "--against", "lost"])
+
+
+def test_a_quick_run_that_cannot_be_kept_does_not_begin(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(quick, "run", lambda *_: pytest.fail("it began"))
+    (tmp_path / "file").touch()
+    with pytest.raises(SystemExit):
+        quick.main(["--output", str(tmp_path / "file" / "folder")])
+    assert "Not a directory" in capsys.readouterr().err

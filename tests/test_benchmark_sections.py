@@ -30,7 +30,7 @@ def threads() -> Iterator[None]:
 
 
 def options(threads: int = 2, caches: tuple[str, ...] = ()) -> Options:
-    environment = Environment("", 2, threads, 0.0, caches, 1.0, "", "", {})
+    environment = Environment("", "", 2, threads, 0.0, caches, 1.0, "", "", {})
     return Options(1, (), ("SGD",), ("float32",), Path(), environment)
 
 
