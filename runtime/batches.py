@@ -86,11 +86,13 @@ def parted(kernel: Kernel, items: Batch, shape: Shape) -> Iterator[Batch]:
     batch: Batch = []
     work = 0
     for item in items:
-        if batch and work + item[4] * width > BATCH_ELEMENTS:
+        size = item[4] * width
+        if batch and work + size > BATCH_ELEMENTS:
             yield batch
-            batch, work = [], 0
-        batch.append(item)
-        work += item[4] * width
+            batch, work = [item], size
+        else:
+            batch.append(item)
+            work += size
     yield batch
 
 

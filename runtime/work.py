@@ -86,8 +86,10 @@ class Work:
     def of(cls, waves: Sequence[Wave], latches: Sequence[Latch] = ()) -> Work:
         """Lay waves and latches out as arrays."""
         lists = [*chain.from_iterable(wave.batches for wave in waves), *(latch.items for latch in latches)]
-        items = np.array([*chain.from_iterable(lists)], np.int64).reshape(-1, ITEM)
         bounds = np.cumsum([0, *map(len, lists)], dtype=np.int64)
+        # number by number: a list of tuples would take NumPy half of what they take themselves
+        numbers = chain.from_iterable(chain.from_iterable(lists))
+        items = np.fromiter(numbers, np.int64, ITEM * int(bounds[-1])).reshape(-1, ITEM)
         ends = np.cumsum([len(wave.batches) for wave in waves])
         table = [
             (end - len(wave.batches), end, wave.waits, wave.counts, wave.backwards)
