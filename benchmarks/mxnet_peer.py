@@ -102,7 +102,7 @@ class Worker:
 
     def __init__(self, command: list[str], threads: int, limit: float = LIMIT) -> None:
         self.limit = limit
-        self.said = tempfile.TemporaryFile("w+")  # noqa: SIM115  closed with the process
+        self.said = tempfile.TemporaryFile("w+")  # noqa: SIM115  # closed with the process
         environment = {"MXNET_ENGINE_TYPE": ENGINE, **os.environ, "OMP_NUM_THREADS": str(threads)}
         try:
             self.process = subprocess.Popen(

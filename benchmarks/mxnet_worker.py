@@ -123,7 +123,7 @@ def main() -> None:
         try:
             run, result = answer(run, json.loads(line))
             reply = {"result": result}
-        except Exception as error:  # noqa: BLE001  any of MXNet's refusals is the benchmark's to report
+        except Exception as error:  # noqa: BLE001  # any of MXNet's refusals is the benchmark's to report
             lines = str(error).split("\n")  # the last one comes after the traceback of its C++
             reply = {"error": lines[-1].strip() or type(error).__name__}
         print(json.dumps(reply), file=replies, flush=True)
