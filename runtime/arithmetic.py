@@ -104,22 +104,26 @@ for _function in (
     _teach(_function, _function)
 
 
+# the float64 functions, by names that code for other targets can replace
+_exp, _log, _tanh = transcendental.exp, transcendental.log, transcendental.tanh
+
+
 @inlined
 def exp(x: Any) -> Any:
     """Return e**x, computed in float64 and rounded once."""
-    return type(x)(transcendental.exp(np.float64(x)))
+    return type(x)(_exp(np.float64(x)))
 
 
 @inlined
 def log(x: Any) -> Any:
     """Return the natural logarithm, computed in float64 and rounded once: -inf at either zero, NaN below."""
-    return type(x)(transcendental.log(np.float64(x)))
+    return type(x)(_log(np.float64(x)))
 
 
 @inlined
 def tanh(x: Any) -> Any:
     """Return the hyperbolic tangent, computed in float64 and rounded once."""
-    return type(x)(transcendental.tanh(np.float64(x)))
+    return type(x)(_tanh(np.float64(x)))
 
 
 @compiled
