@@ -12,6 +12,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 FOLDERS = {
     "runtime": "stepspec",
+    "runtime/cuda": "stepspec.cuda",
     "generator": "stepspec.generator",
     "generated": "stepspec.generated",
     "specs": "stepspec.specs",
@@ -66,6 +67,35 @@ RUNTIME = (
     "trainer",
     "__init__",
 )
+# The CUDA target stands below `call`, which asks it for the plan of a call on a device; what the rest of the
+# runtime needs of it is imported late, as most processes have no such arrays.
+CUDA = (
+    "driver kernels",
+    "device_code",
+    "compilation",
+    "access",
+    "reductions",
+    "entries scattered",
+    "column_entries row_entries",
+    "passes",
+    "arrays",
+    "norms tables",
+    "launches",
+    "plan",
+    "__init__",
+)
+BELOW_CUDA = RUNTIME[: RUNTIME.index("call")]
+# Only these may load numba-cuda and the bindings of CUDA when they are imported: what compiles.
+CUDA_AT_THE_TOP = {
+    "access",
+    "column_entries",
+    "compilation",
+    "device_code",
+    "entries",
+    "reductions",
+    "row_entries",
+    "scattered",
+}
 # Only these may load Numba when they are imported. What `import stepspec` loads imports them late, so that it
 # costs no more than NumPy.
 NUMBA_AT_THE_TOP = {
@@ -92,7 +122,7 @@ NUMBA_AT_THE_TOP = {
     "walks",
     "work",
 }
-LAYERS = {"stepspec": RUNTIME, "stepspec.generator": GENERATOR}
+LAYERS = {"stepspec": RUNTIME, "stepspec.cuda": CUDA, "stepspec.generator": GENERATOR}
 GENERATED_MAY_IMPORT = {"numpy", "typing", "collections", "collections.abc"}
 
 
@@ -197,6 +227,7 @@ def test_runtime_knows_nothing_of_the_generator() -> None:
 
 def test_generated_code_imports_only_the_runtime_and_numpy() -> None:
     allowed = GENERATED_MAY_IMPORT | {f"stepspec.{name}" for name in " ".join(RUNTIME).split()}
+    allowed |= {"stepspec.cuda"}
     for name, imported in modules("stepspec.generated"):
         targets = {entry.target for entry in imported}
         index = {target for target in targets if name == "__init__" and inside(target, "stepspec.generated")}
@@ -207,18 +238,34 @@ def test_specs_hold_no_code() -> None:
     assert [name for name, imported in modules("stepspec.specs") if imported or name != "__init__"] == []
 
 
-def test_numba_is_imported_late() -> None:
+def test_the_cuda_target_knows_only_what_is_below_calls() -> None:
+    known = {f"stepspec.{name}" for name in " ".join(BELOW_CUDA).split()}
+    for name, imported in modules("stepspec.cuda"):
+        targets = {entry.target for entry in imported if inside(entry.target, "stepspec")}
+        assert {target for target in targets if not inside(target, "stepspec.cuda")} <= known, name
+
+
+def test_the_cuda_target_is_imported_late() -> None:
     for package in FOLDERS.values():
         for name, imported in modules(package):
-            early = [entry for entry in imported if inside(entry.target, "numba") and not entry.lazy]
-            assert not early or (package == "stepspec" and name in NUMBA_AT_THE_TOP), f"{package}.{name}"
+            if package not in ("stepspec.cuda", "stepspec.generated"):
+                early = [e for e in imported if inside(e.target, "stepspec.cuda") and not e.lazy]
+                assert early == [], f"{package}.{name}"
+
+
+def test_numba_is_imported_late() -> None:
+    """Numba's host part, numba-cuda and the bindings of CUDA: each at the top of those that need it only."""
+    at_the_top = {"stepspec": NUMBA_AT_THE_TOP, "stepspec.cuda": CUDA_AT_THE_TOP}
+    for package in FOLDERS.values():
+        for name, imported in modules(package):
+            heavy = [e for e in imported if inside(e.target, "numba") or inside(e.target, "cuda")]
+            early = [entry.target for entry in heavy if not entry.lazy]
+            assert not early or name in at_the_top.get(package, ()), f"{package}.{name}: {early}"
 
 
 def test_importing_stepspec_loads_neither_numba_nor_the_generator() -> None:
-    script = (
-        "import sys, stepspec; stepspec.SGD; "
-        "print([m for m in sys.modules if m in ('numba', 'jinja2', 'yaml', 'stepspec.generator')])"
-    )
+    heavy = ("numba", "cuda", "jinja2", "yaml", "stepspec.generator", "stepspec.cuda")
+    script = f"import sys, stepspec; stepspec.SGD; print([m for m in sys.modules if m in {heavy}])"
     printed = subprocess.check_output([sys.executable, "-c", script], text=True, timeout=60)
     assert printed.strip() == "[]"
 
