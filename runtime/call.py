@@ -9,12 +9,11 @@ from collections.abc import Sequence
 from types import ModuleType, TracebackType
 from typing import TYPE_CHECKING, Any
 
-from stepspec import cpu
 from stepspec.batches import Stage
 from stepspec.checks import check_lists
-from stepspec.exclusive import uninterrupted
+from stepspec.host_plan import HostPlan
 from stepspec.overview import Overview, describe
-from stepspec.plan import Action, Group, Order, Plan
+from stepspec.plan import Given, Order, Plan
 
 if TYPE_CHECKING:
     from stepspec.optimizer import Optimizer
@@ -31,8 +30,8 @@ class Call:
         self._stores: dict[str, str] = {}
 
     def kernels(self, name: str) -> ModuleType:
-        """Return the module with the CPU kernels of a spec: it stands beside the generated class."""
-        return _kernels(type(self._optimizer), name)
+        """Return the module with the kernels of a spec for the call's arrays: it stands beside the class."""
+        return _kernels(type(self._optimizer), name, self._plan.target)
 
     def launch(self, stage: Stage) -> None:
         """Add a stage: variant to kernel. Tensors of other variants take no part in it."""
@@ -73,13 +72,7 @@ class Call:
         return Order(tuple(self._stages), self._stores, frozen, lazy, together)
 
     def _run(self) -> None:
-        plan, rates, optimizer = self._plan, self._rates, self._optimizer
-        groups = plan.groups(self._order())
-        plan.inputs.fill(plan.inputs.compute(optimizer, rates), optimizer, rates)
-        plan.load(rates)
-        plan.note_layouts(optimizer)
-        for group in groups:
-            _launch(group, plan.known.tally.raising(group.part))
+        self._plan.run(self._optimizer, self._rates, self._order())
 
 
 class _Verification(Call):
@@ -119,14 +112,14 @@ def rehearse(optimizer: Optimizer, arguments: tuple[Any, Any, Any, Any]) -> Over
 
 
 @functools.cache
-def _kernels(cls: type, name: str) -> ModuleType:
+def _kernels(cls: type, name: str, target: str) -> ModuleType:
     # from the base on: a user's subclass may stand in a module of the same name
     modules = [base.__module__ for base in reversed(cls.__mro__)]
     found = next(module for module in modules if module.rpartition(".")[2] == name)
-    return importlib.import_module(f"{found}_cpu")
+    return importlib.import_module(f"{found}_{target}")
 
 
-def _plan(optimizer: Steps, *arguments: Any) -> tuple[Plan, Sequence[Any]]:
+def _plan(optimizer: Steps, *arguments: Any) -> tuple[Plan[Any], Sequence[Any]]:
     """Return the plan of a call, and what to keep alive of its gradients; make a new plan if none fits."""
     indices, weights, grads, states = arguments
     plan = optimizer._plans.latest
@@ -139,45 +132,28 @@ def _plan(optimizer: Steps, *arguments: Any) -> tuple[Plan, Sequence[Any]]:
             if held is not None:
                 return plan, held
     check_lists(*arguments)
-    return _other_plan(optimizer, *map(tuple, arguments))
+    return _other_plan(optimizer, Given(*map(tuple, arguments)))
 
 
-def _other_plan(
-    optimizer: Steps,
-    indices: tuple[Any, ...],
-    weights: tuple[Any, ...],
-    grads: tuple[Any, ...],
-    states: tuple[Any, ...],
-) -> tuple[Plan, Sequence[Any]]:
-    """Return the plan of a call that is not like the last one; the tuples keep the arrays alive."""
+def _other_plan(optimizer: Steps, given: Given) -> tuple[Plan[Any], Sequence[Any]]:
+    """Return the plan of a call that is not like the last one."""
     plans, known = optimizer._plans, []
-    for plan in plans.of(indices):
-        if not plan.known.matches(indices, weights, states, optimizer._begin):
+    for plan in plans.of(given.indices):
+        if not plan.known.matches(given.indices, given.weights, given.states, optimizer._begin):
             continue
         if not plan.still_right(optimizer):
             plans.remove(plan)
             continue
-        held = plan.take_gradients(grads)
+        held = plan.take_gradients(given.grads)
         if held is not None:
             plans.use(plan)
             return plan, held
         known.append(plan)
-    entries = optimizer._check(indices, weights, grads, states)
+    kind = HostPlan
+    entries = kind.check(optimizer, given)
     fitting = next((plan for plan in known if plan.gradients.fit(entries)), None)
     if fitting is None:
-        fitting = Plan(optimizer, entries, states)
+        fitting = kind(optimizer, entries, given)
         fitting.known.tally.read(optimizer._begin)
     plans.use(fitting)
-    return fitting, fitting.gradients.take_checked(entries)
-
-
-def _launch(group: Group, commit: Action) -> None:
-    """Do the work of a group and what comes after it, or nothing of both.
-
-    Note [Ctrl-C]
-
-    Python handles signals after calls, between bytecodes. The work of a group is one call into compiled code,
-    and in one go with it the rest is done: buffers are copied back and the updates counted.
-    """
-    uninterrupted((cpu.prepared(group.work), *group.finish, commit))
-    group.work.raise_if_failed()
+    return fitting, fitting.take_checked(entries, given.grads)

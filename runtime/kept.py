@@ -21,21 +21,21 @@ class KeptPlans:
     """
 
     def __init__(self) -> None:
-        self._plans: dict[tuple[int, ...], list[Plan]] = {}
-        self.latest: Plan | None = None
+        self._plans: dict[tuple[int, ...], list[Plan[Any]]] = {}
+        self.latest: Plan[Any] | None = None
 
-    def __iter__(self) -> Iterator[Plan]:
+    def __iter__(self) -> Iterator[Plan[Any]]:
         """Yield all plans; those of the same tensors follow each other, the latest first."""
         return chain.from_iterable(self._plans.values())
 
-    def of(self, indices: tuple[Any, ...]) -> tuple[Plan, ...]:
+    def of(self, indices: tuple[Any, ...]) -> tuple[Plan[Any], ...]:
         """Return the plans of some tensors, the latest first; of what cannot be indices, none."""
         try:
             return tuple(self._plans.get(indices, ()))
         except TypeError:  # not hashable, so no numbers: the checks of the call will say so
             return ()
 
-    def use(self, plan: Plan) -> None:
+    def use(self, plan: Plan[Any]) -> None:
         """Keep a plan, as the latest."""
         if plan is self.latest:
             return
@@ -46,7 +46,7 @@ class KeptPlans:
         if len(others) == len(plans):
             self._drop_old()
 
-    def remove(self, plan: Plan) -> None:
+    def remove(self, plan: Plan[Any]) -> None:
         """Forget a plan."""
         self._plans[plan.indices].remove(plan)
         self.latest = None

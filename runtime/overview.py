@@ -104,14 +104,11 @@ class Overview:
         yield from (f"{note}: {', '.join(names)}" for note, names in notes.items() if names)
 
 
-def describe(optimizer: str, plan: Plan, order: Order) -> Overview:
+def describe(optimizer: str, plan: Plan[Any], order: Order) -> Overview:
     """Describe the launches of a plan."""
-    count = len(plan.indices)
-    parts = [range(start, min(start + order.together, count)) for start in range(0, count, order.together)]
     groups = []
-    for part, group in zip(parts, plan.groups(order), strict=True):
+    for part, batches in zip(order.parts(len(plan.indices)), plan.batches(order), strict=True):
         moving = [tensor for tensor in part if tensor not in order.frozen]
-        batches = group.work.batches.size - 1
         groups.append(Group(len(part), tuple(_launches(plan, order, moving)), batches))
     sparse = frozenset(plan.gradients.sparse)
     return Overview(
@@ -123,15 +120,15 @@ def describe(optimizer: str, plan: Plan, order: Order) -> Overview:
     )
 
 
-def _labels(plan: Plan, tensors: frozenset[int]) -> tuple[str, ...]:
+def _labels(plan: Plan[Any], tensors: frozenset[int]) -> tuple[str, ...]:
     return tuple(plan.labels[tensor] for tensor in sorted(tensors))
 
 
-def _launches(plan: Plan, order: Order, tensors: list[int]) -> Iterator[Launch]:
+def _launches(plan: Plan[Any], order: Order, tensors: list[int]) -> Iterator[Launch]:
     for stage in order.stages:
         using: dict[Any, list[int]] = {}
         for tensor in tensors:
-            shape = plan.tables.shapes[tensor]
+            shape = plan.shapes[tensor]
             kernel = stage.get(shape.variant)
             if kernel is not None:
                 using.setdefault((kernel, _streams(kernel, shape.formats)), []).append(tensor)
@@ -154,9 +151,9 @@ def _streams(kernel: Any, formats: Formats) -> Streams:
     return Streams(grad, tuple(sizes), copies)
 
 
-def _work(plan: Plan, kernel: Any, tensor: int, lazy: bool) -> tuple[int, int]:
+def _work(plan: Plan[Any], kernel: Any, tensor: int, lazy: bool) -> tuple[int, int]:
     """Return how many elements of a tensor a kernel visits, and the bytes it reads and writes."""
-    shape = plan.tables.shapes[tensor]
+    shape = plan.shapes[tensor]
     if kernel.form == "scalars":
         return 0, 0
     rows = int(plan.gradients.present[tensor]) if lazy and not kernel.reductions else shape.rows

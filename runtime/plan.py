@@ -1,47 +1,34 @@
-"""A plan: everything about one set of tensors that does not change from call to call."""
+"""A plan: everything about one set of tensors that does not change from call to call, wherever they live."""
 
 from __future__ import annotations
 
-import operator
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import partial
-from itertools import chain
-from typing import TYPE_CHECKING, Any, NamedTuple
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 
-from stepspec import cpu, noise
 from stepspec.batches import Shape, Stage
 from stepspec.checks import Entry
-from stepspec.compilation import log
-from stepspec.gradients import GradientRows
-from stepspec.inputs import Inputs
 from stepspec.rates import Multipliers, Rates
-from stepspec.recognition import Known
 from stepspec.selections import Selections
 from stepspec.states import Array, Layout, Variant
-from stepspec.tables import Tables
-from stepspec.work import Work
+from stepspec.tally import Tally
 
 if TYPE_CHECKING:
     from stepspec.steps import Steps
-
-Action = Callable[[], object]
-# an array of the caller, and the memory of the plan that stands for it
-Copy = tuple[Array, Array]
 
 # so many launches of the same tensors are kept: learning rates and decays of 0 may come and go
 ORDERS = 4
 
 
-@dataclass(frozen=True, slots=True)
-class Group:
-    """Tensors that are launched together: their positions, their work, and what to do after it."""
+class Given(NamedTuple):
+    """The arguments of a call, each a tuple: this keeps the arrays alive, whatever another thread does."""
 
-    part: range
-    work: Work
-    finish: tuple[Action, ...]
+    indices: tuple[Any, ...]
+    weights: tuple[Any, ...]
+    grads: tuple[Any, ...]
+    states: tuple[Any, ...]
 
 
 class Order(NamedTuple):
@@ -53,18 +40,64 @@ class Order(NamedTuple):
     lazy: frozenset[int]
     together: int
 
+    def parts(self, count: int) -> list[range]:
+        """Part so many tensors into those that are launched together."""
+        together = self.together
+        return [range(start, min(start + together, count)) for start in range(0, count, together)]
 
-class Plan:
-    """Snapshot, tables and launches of the tensors of a call. Counts and gradients are not part of it.
 
-    Weights and states that are not C-contiguous are worked on in contiguous buffers of the plan.
+class Recognition(Protocol):
+    """What knows the indices, weights and states of a plan, see `stepspec.recognition.Known`."""
+
+    tally: Tally
+
+    def recognise(self, indices: Any, weights: Any, states: Any, begin: int) -> bool: ...
+    def matches(
+        self, indices: tuple[Any, ...], weights: tuple[Any, ...], states: tuple[Any, ...], begin: int
+    ) -> bool: ...
+
+
+class Held(Protocol):
+    """What a plan knows of the gradients of the present call: see `stepspec.gradients.GradientRows`."""
+
+    copied: tuple[str, ...]
+    sparse: tuple[int, ...]
+    present: Array
+
+    def fit(self, entries: Sequence[Entry]) -> bool: ...
+
+
+Launches = TypeVar("Launches")
+
+
+class Plan(ABC, Generic[Launches]):
+    """What the optimizer says of some tensors, and their launches. Counts and gradients are not part of it.
+
+    Attributes
+    ----------
+    target
+        Whose kernels it launches: the ending of generated modules.
+    known, gradients
+        What recognises a call, and what takes its gradients.
+    shapes
+        The tensors.
+    copied
+        What messages call those whose weights or states are worked on in contiguous buffers.
+
     """
 
-    def __init__(
-        self, optimizer: Steps, entries: Sequence[Entry], states: Sequence[dict[str, Array]]
-    ) -> None:
+    target: ClassVar[str]
+    known: Recognition
+    gradients: Held
+    copied: tuple[str, ...]
+
+    def __init__(self, optimizer: Steps, entries: Sequence[Entry]) -> None:
         self.indices = tuple([entry.index for entry in entries])
         self.labels = tuple([entry.label for entry in entries])
+        self.shapes = [Shape.of(entry.weight.shape, entry.formats, entry.variant) for entry in entries]
+        sparse = [i for i, shape in enumerate(self.shapes) if shape.formats.gradient != "dense"]
+        self.single = [i for i, shape in enumerate(self.shapes) if shape.formats.compute == "float32"]
+        self.selections = Selections(entries, sparse)
         self._multipliers: Multipliers | None = None
         self._versions = optimizer._versions
         self._storage = _storage(optimizer)
@@ -75,26 +108,40 @@ class Plan:
         self._accepted_of: Array | None = None
         self._flags = [entry.flags for entry in entries]
         self._kinds = _kinds(entries)
-        self._weights = [entry.weight for entry in entries]
-        self._names = [_names(entry) for entry in entries]
-        self.known = Known(self.indices, self._weights, states, self._names, optimizer._counts)
-        self.gradients = GradientRows(entries, self.known.snapshot)
-        self.selections = Selections(entries, self.gradients.sparse)
-        self._buffers: list[list[Copy]] = [[] for _ in entries]
-        shapes = [Shape.of(entry.weight.shape, entry.formats, entry.variant) for entry in entries]
-        arrays = {"grad": self.gradients.addresses, **self._addresses(entries)}
-        self.tables = Tables(shapes, arrays, self.gradients.present_rows, self.gradients.present)
-        self.single = [i for i, shape in enumerate(shapes) if shape.formats.compute == "float32"]
-        self._noisy = [i for i, entry in enumerate(entries) if entry.stochastic]
-        for i in self._noisy:
-            self.tables.noise_key[i] = optimizer._noise_key(self.indices[i])
-        self.inputs = Inputs(self.tables.inputs, self.labels)
-        self.copied = tuple(
-            label for label, buffers in zip(self.labels, self._buffers, strict=True) if buffers
-        )
-        rows, self._states = self._per_tensor(entries)
-        self._loads = [*chain.from_iterable(self._buffers), *rows]
-        self._launches: list[tuple[Order, tuple[Group, ...]]] = []
+        self._launches: list[tuple[Order, Launches]] = []
+
+    # ------------------------------------------------------------------ where the tensors live
+
+    @classmethod
+    @abstractmethod
+    def check(cls, optimizer: Steps, given: Given) -> list[Entry]:
+        """Make all checks of a call."""
+
+    @abstractmethod
+    def take_gradients(self, grads: tuple[Any, ...]) -> Sequence[Any] | None:
+        """Take gradients as they lie, or copied; None if the call needs all checks.
+
+        The caller keeps the result alive until the call has ended.
+        """
+
+    @abstractmethod
+    def take_checked(self, entries: Sequence[Entry], grads: tuple[Any, ...]) -> Sequence[Any]:
+        """Take gradients that have been checked."""
+
+    @abstractmethod
+    def run(self, optimizer: Steps, rates: Rates, order: Order) -> None:
+        """Do what a call asks for, and count."""
+
+    @abstractmethod
+    def batches(self, order: Order) -> list[int]:
+        """Return how many batches the tensors launched together are cut into."""
+
+    @abstractmethod
+    def _made(self, order: Order) -> Launches:
+        """Make the launches of a call."""
+
+    def rouse(self) -> None:
+        """Begin what may begin while the call is checked."""
 
     # ------------------------------------------------------------------ recognising a call
 
@@ -128,10 +175,6 @@ class Plan:
             self._multipliers = optimizer._per_tensor.multipliers(self.indices)
         return self._multipliers
 
-    def take_gradients(self, grads: tuple[Any, ...]) -> Sequence[Any] | None:
-        """Take gradients as they lie, or copied; None if the call needs all checks."""
-        return self.gradients.take(grads, self._weights)
-
     def rates(self, optimizer: Steps) -> Rates:
         """Return the rates of a recognised call; ValueError if there are none, or they are refused."""
         tally, own = self.known.tally, optimizer.__dict__
@@ -143,92 +186,14 @@ class Plan:
             self._accepted, self._accepted_of = numbers, rates.of
         return rates
 
-    # ------------------------------------------------------------------ launching it
-
-    def rouse(self) -> None:
-        """Wake threads up for what was launched before: they come while the call is checked."""
-        for _, groups in self._launches[:1]:
-            cpu.rouse(groups[0].work)
-
-    def load(self, rates: Rates) -> None:
-        """Copy arrays that are not contiguous into buffers, states per tensor and counts into their rows."""
-        for array, memory in self._loads:
-            memory[...] = array
-        for i in self._noisy:
-            self.tables.noise_count[i] = rates.distinct[rates.of[i]].t & noise.WORD_MASK
-
-    def groups(self, order: Order) -> tuple[Group, ...]:
-        """Return the launches of a call."""
-        for known, groups in self._launches:
+    def launches(self, order: Order) -> Launches:
+        """Return the launches of a call, those of a call like an earlier one at once."""
+        for known, launches in self._launches:
             if known == order:
-                return groups
-        count = len(self.indices)
-        starts = range(0, count, order.together)
-        parts = [range(start, min(start + order.together, count)) for start in starts]
-        groups = tuple(self._group(order, part) for part in parts)
-        self._launches = [(order, groups), *self._launches][:ORDERS]
-        return groups
-
-    def _group(self, order: Order, part: range) -> Group:
-        moving = [tensor for tensor in part if tensor not in order.frozen]
-        work = self.tables.work(order.stages, moving, order.lazy)
-        copies = [
-            partial(operator.setitem, array, ..., buffer)
-            for tensor in moving
-            for array, buffer in self._buffers[tensor]
-        ]
-        stores = [
-            partial(operator.setitem, array, ..., self.tables.scalars[row][tensor : tensor + 1].reshape(()))
-            for tensor in moving
-            for name, row in order.stores.items()
-            if (array := self._states[tensor].get(name)) is not None
-        ]
-        return Group(part, work, (*copies, *stores))
-
-    # ------------------------------------------------------------------ making it
-
-    def _addresses(self, entries: Sequence[Entry]) -> dict[str, Array]:
-        """Return the rows of kernels' arrays; with a master it is the weight, and the weight is its copy."""
-        count = len(entries)
-        # of the snapshot's arrays, where the states of each tensor begin
-        firsts = count + np.cumsum([0, *map(len, self._names)], dtype=np.int64)[:-1]
-        found = self._contiguous(firsts)
-        rows: dict[str, Array] = {"weight": found[:count].copy()}
-        for tensors in _alike(entries):
-            layout = entries[tensors[0]].layout
-            for k, name in enumerate(self._names[tensors[0]]):
-                place = found[firsts[tensors] + k]
-                if name == "master":
-                    rows.setdefault("copy", np.zeros(count, np.int64))[tensors] = found[tensors]
-                    rows["weight"][tensors] = place
-                elif layout[name].per != "tensor":
-                    rows.setdefault(name, np.zeros(count, np.int64))[tensors] = place
-        return rows
-
-    def _contiguous(self, firsts: Array) -> Array:
-        """Return where all arrays lie, or buffers that stand for those which kernels cannot walk."""
-        snapshot, count = self.known.snapshot, len(firsts)
-        found = snapshot.addresses.copy()
-        for k in snapshot.odd.tolist():
-            array = snapshot.arrays[k]
-            tensor = k if k < count else int(np.searchsorted(firsts, k, "right")) - 1
-            log.info("an array of %s is not C-contiguous: every step copies it", self.labels[tensor])
-            buffer = np.empty(array.shape, array.dtype.type)
-            self._buffers[tensor].append((array, buffer))
-            found[k] = buffer.ctypes.data
-        return found
-
-    def _per_tensor(self, entries: Sequence[Entry]) -> tuple[list[Copy], list[dict[str, Array]]]:
-        """Make a row of scalars of each state that is one number per tensor."""
-        loads: list[Copy] = []
-        states: list[dict[str, Array]] = []
-        for i, entry in enumerate(entries):
-            own = {name: array for name, array in entry.state.items() if entry.layout[name].per == "tensor"}
-            states.append(own)
-            for name, array in own.items():
-                row = self.tables.known_scalar(name)
-                loads.append((array, row[i : i + 1].reshape(())))
-        return loads, states
+                return launches
+        made = self._made(order)
+        self._launches = [(order, made), *self._launches][:ORDERS]
+        return made
 
 
 def _storage(optimizer: Steps) -> tuple[bool, str, int]:
@@ -236,12 +201,12 @@ def _storage(optimizer: Steps) -> tuple[bool, str, int]:
     return optimizer.multi_precision, optimizer.rounding, optimizer.seed
 
 
-def _names(entry: Entry) -> tuple[str, ...]:
+def names_of(entry: Entry) -> tuple[str, ...]:
     """Return the names of a tensor's states in order, a master at the end."""
     return tuple(entry.state) if entry.master is None else (*entry.state, "master")
 
 
-def _alike(entries: Sequence[Entry]) -> list[list[int]]:
+def alike(entries: Sequence[Entry]) -> list[list[int]]:
     """Return the positions of tensors that have the same states, together."""
     found: dict[tuple[int, bool], list[int]] = {}
     for i, entry in enumerate(entries):
@@ -249,7 +214,28 @@ def _alike(entries: Sequence[Entry]) -> list[list[int]]:
     return list(found.values())
 
 
+def address_rows(entries: Sequence[Entry], found: Array) -> dict[str, Array]:
+    """Return the rows of kernels' arrays; with a master it is the weight, and the weight is its copy.
+
+    `found` is where all weights lie, then the states of all tensors.
+    """
+    count = len(entries)
+    # where the states of each tensor begin
+    firsts = count + np.cumsum([0, *[len(names_of(entry)) for entry in entries]], dtype=np.int64)[:-1]
+    rows: dict[str, Array] = {"weight": found[:count].copy()}
+    for tensors in alike(entries):
+        layout = entries[tensors[0]].layout
+        for k, name in enumerate(names_of(entries[tensors[0]])):
+            place = found[firsts[tensors] + k]
+            if name == "master":
+                rows.setdefault("copy", np.zeros(count, np.int64))[tensors] = found[tensors]
+                rows["weight"][tensors] = place
+            elif layout[name].per != "tensor":
+                rows.setdefault(name, np.zeros(count, np.int64))[tensors] = place
+    return rows
+
+
 def _kinds(entries: Sequence[Entry]) -> list[tuple[dict[str, bool], int, Variant, Layout]]:
     """Return the distinct things the rule was specialised by, and what came of it."""
-    found = (entries[tensors[0]] for tensors in _alike(entries))
+    found = (entries[tensors[0]] for tensors in alike(entries))
     return [(entry.flags, max(entry.weight.ndim, 1), entry.variant, entry.layout) for entry in found]
