@@ -7,6 +7,7 @@ from typing import Any
 
 import stepspec
 from cases import Array, Case, Gradient
+from places import HOST, Place
 from stepspec.overview import Overview
 
 PATHS = ("fused_step", "step")
@@ -20,29 +21,30 @@ def both(case: Case) -> list["Stepspec"]:
 class Stepspec:
     """One optimizer of stepspec on its own copy of a model, through `step` or `fused_step`."""
 
-    def __init__(self, case: Case, path: str, label: str = "") -> None:
+    def __init__(self, case: Case, path: str, label: str = "", place: Place = HOST) -> None:
         self.label = label or path
+        self.place = place
         names = dict(enumerate(case.model.shapes))
         self.optimizer = stepspec.create(case.optimizer, param_idx2name=names, **case.settings)
-        self.arrays = [weight.copy() for weight in case.model.weights]
+        self.arrays = [place.own(weight) for weight in case.model.weights]
         create = self.optimizer.create_state_multi_precision
         with warnings.catch_warnings(action="ignore"):  # of half precision without a master
             self.states = [create(i, weight) for i, weight in enumerate(self.arrays)]
         self.indices = list(names)
         self.update: Callable[..., None] = getattr(self.optimizer, path)
-        self.turns = itertools.cycle(case.model.grads)
+        self.turns = itertools.cycle([[place.lent(grad) for grad in grads] for grads in case.model.grads])
         self.grads: list[Gradient] = []
 
     def prepare(self) -> None:
         # Autograd hands over new arrays at every step: new objects, at other addresses than before.
-        self.grads = [renewed(grad) for grad in next(self.turns)]
+        self.grads = [self.place.renewed(grad) for grad in next(self.turns)]
 
     def step(self) -> None:
         self.update(self.indices, self.arrays, self.grads, self.states)
 
     def weights(self) -> list[Array]:
         pairs = zip(self.states, self.arrays, strict=True)
-        return [state.get("master", weight) for state, weight in pairs]
+        return [self.place.back(state.get("master", weight)) for state, weight in pairs]
 
     def close(self) -> None:
         """Nothing outlives this object."""
@@ -52,10 +54,3 @@ class Stepspec:
         plan: Any = self.optimizer.plan
         overview: Overview = plan(self.indices, self.arrays, self.grads, self.states)
         return overview
-
-
-def renewed(grad: Gradient) -> Gradient:
-    """Return another object that stands for the same gradient."""
-    if isinstance(grad, stepspec.RowSparse):
-        return stepspec.RowSparse(grad.values.view(), grad.rows, grad.shape)
-    return grad.view()

@@ -3,7 +3,7 @@
 import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from environment import Environment
@@ -24,17 +24,30 @@ Beside a peer's name stands how many times as long as `fused_step` it takes, in 
 least ratio, and of several peers the fastest. A share of 1 is all of the streaming bandwidth."""
 
 
+@dataclass(frozen=True)
+class Form:
+    """A kind of report: its title, the name of its files, and how to read its times and its targets."""
+
+    title: str
+    stem: str
+    method: str
+    goals: str
+
+
+BENCHMARK = Form("Benchmark", "bench", METHOD, GOALS)
+
+
 def table(header: Sequence[str], rows: Iterable[Sequence[str]], words: Sequence[str] = ()) -> list[str]:
     """Return the lines of a table: the first column and those named in `words` to the left, figures right."""
     rule = ["---" if name in (header[0], *words) else "---:" for name in header]
     return ["| " + " | ".join(cells) + " |" for cells in (header, rule, *rows)]
 
 
-def markdown(environment: Environment, sections: Sequence[Section]) -> str:
-    lines = ["# Benchmark", "", *described(environment), "", METHOD]
+def markdown(environment: Environment, sections: Sequence[Section], form: Form = BENCHMARK) -> str:
+    lines = [f"# {form.title}", "", *described(environment), "", form.method]
     goals = [target for section in sections for target in section.targets()]
     if goals:
-        lines += ["", "## Targets", "", GOALS, "", *targets(goals)]
+        lines += ["", "## Targets", "", form.goals, "", *targets(goals)]
     for section in sections:
         for found in section.tables():
             lines += [*rendered(found)]
@@ -82,11 +95,13 @@ def data(environment: Environment, sections: Sequence[Section]) -> dict[str, obj
     }
 
 
-def write(environment: Environment, sections: Sequence[Section], folder: Path) -> list[Path]:
-    """Write bench.json and bench.md into an existing folder, whole or not at all, and return their paths."""
+def write(
+    environment: Environment, sections: Sequence[Section], folder: Path, form: Form = BENCHMARK
+) -> list[Path]:
+    """Write JSON and Markdown into an existing folder, whole or not at all, and return their paths."""
     texts = {
-        folder / "bench.json": json.dumps(data(environment, sections), indent=2) + "\n",
-        folder / "bench.md": markdown(environment, sections),
+        folder / f"{form.stem}.json": json.dumps(data(environment, sections), indent=2) + "\n",
+        folder / f"{form.stem}.md": markdown(environment, sections, form),
     }
     for path, text in texts.items():
         unfinished = path.with_suffix(".tmp")

@@ -1,9 +1,9 @@
 """Interleaved timing: contenders take turns, so that what disturbs the machine disturbs them alike."""
 
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -42,6 +42,10 @@ class Contender(Protocol):
         """End what would outlive it, such as a process; it is not used again, but may be closed again."""
 
 
+# Takes some steps of a contender and returns the seconds of each.
+Clock: TypeAlias = Callable[[Contender, int], list[float]]
+
+
 @dataclass(frozen=True)
 class Timing:
     """Milliseconds of a step: median and quartiles of `count` steps."""
@@ -68,15 +72,19 @@ def seconds(contender: Contender) -> float:
     return here if elsewhere is None else elsewhere
 
 
-def warm_up(contender: Contender, steps: int) -> float:
-    """Take some steps, the first of which may compile, and return the seconds of the shortest."""
-    return min(seconds(contender) for _ in range(steps))
+def host_clock(contender: Contender, steps: int) -> list[float]:
+    return [seconds(contender) for _ in range(steps)]
 
 
-def interleave(contenders: Iterable[Contender], rounds: int, warm_ups: int = 2) -> dict[str, Timing]:
-    """Time contenders in turns, every round starting with another one, after some warm-ups of each."""
+def interleave(
+    contenders: Iterable[Contender], rounds: int, warm_ups: int = 2, clock: Clock = host_clock
+) -> dict[str, Timing]:
+    """Time contenders in turns, every round starting with another one, after some warm-ups of each.
+
+    The first step may compile: the shortest of the warm-ups tells how long a turn may be.
+    """
     order = list(contenders)
-    guess = {c.label: warm_up(c, warm_ups) for c in order}
+    guess = {c.label: min(clock(c, warm_ups)) for c in order}
     samples: dict[str, list[float]] = {c.label: [] for c in order}
     for turn in range(rounds):
         for contender in order:
@@ -84,8 +92,8 @@ def interleave(contenders: Iterable[Contender], rounds: int, warm_ups: int = 2) 
             if expected > SLOW and turn % SLOW_ROUNDS:
                 continue
             time.sleep(PAUSE)
-            for _ in range(max(1, min(LONGEST_BURST, int(BURST / expected)))):
-                samples[contender.label].append(seconds(contender))
+            steps = max(1, min(LONGEST_BURST, int(BURST / expected)))
+            samples[contender.label] += clock(contender, steps)
         order.append(order.pop(0))
     return {label: summary(values) for label, values in samples.items()}
 

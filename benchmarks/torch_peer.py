@@ -44,8 +44,8 @@ ALGORITHMS = {
 }
 
 
-def contender(case: Case, way: str) -> Contender | Reason:
-    """Return torch's optimizer in one of its WAYS, or why it has no such thing."""
+def contender(case: Case, way: str, device: str = "cpu") -> Contender | Reason:
+    """Return torch's optimizer in one of its WAYS on a device, or why it has no such thing."""
     if not HAS_TORCH:
         return Reason("not installed")
     if case.optimizer not in ALGORITHMS:
@@ -63,7 +63,7 @@ def contender(case: Case, way: str) -> Contender | Reason:
         return Reason("row-sparse gradients without masters only")
     if way == "compiled" and len(case.model.shapes) > MANY and case.model.dtype != "float32":
         return Reason("many tensors are compiled in float32 only: minutes each time")
-    return Torch(case, algorithm, way)
+    return Torch(case, algorithm, way, device)
 
 
 class Torch:
@@ -73,11 +73,11 @@ class Torch:
     masters, and these are copied to the half precision weights. Each of the copies is one foreach call.
     """
 
-    def __init__(self, case: Case, algorithm: Algorithm, way: str) -> None:
+    def __init__(self, case: Case, algorithm: Algorithm, way: str, device: str = "cpu") -> None:
         self.label = f"torch {way}"
         self.is_compiled = way == "compiled"
         torch.set_num_threads(case.threads)
-        self.stored = [tensor(weight.copy()) for weight in case.model.weights]
+        self.stored = [tensor(weight.copy()).to(device) for weight in case.model.weights]
         self.is_wide = case.has_masters
         self.parameters = [torch.nn.Parameter(t.float() if self.is_wide else t) for t in self.stored]
         settings = {
@@ -88,7 +88,7 @@ class Torch:
         chosen: dict[str, Any] = {"fused": True} if way == "fused" else {"foreach": True}
         make = getattr(torch.optim, algorithm.name)
         self.optimizer = make(self.parameters, **settings, **algorithm.options, **chosen)
-        self.turns = itertools.cycle([[tensor(grad) for grad in grads] for grads in case.model.grads])
+        self.turns = itertools.cycle([[tensor(g).to(device) for g in grads] for grads in case.model.grads])
         self.grads: list[Any] = []
         # torch adds Nesterov's momentum to the gradients in place: it gets copies of what others share
         spoils = algorithm.options.get("nesterov") and way != "fused" and not self.is_wide
@@ -161,7 +161,8 @@ def tensor(values: Gradient) -> Any:
 
 
 def array(values: Any) -> Array:
-    """Return an array over the memory of a dense tensor."""
+    """Return an array over the memory of a dense tensor, or over a copy if it is on a GPU."""
+    values = values.cpu()
     if values.dtype is torch.bfloat16:
         return np.asarray(values.view(torch.uint16).numpy().view(DTYPES["bfloat16"]))
     return np.asarray(values.numpy())
