@@ -8,15 +8,18 @@ import jinja2
 
 from stepspec.generator.analysis import compile_variants
 from stepspec.generator.classes import ClassText, print_class
+from stepspec.generator.cpu_text import print_cpu
+from stepspec.generator.cuda_text import print_cuda
 from stepspec.generator.errors import Problems
-from stepspec.generator.kernels import KernelsText, StageText, print_kernels
-from stepspec.generator.parse import parse, read_rule
+from stepspec.generator.kernels import KernelsText, Stage, Target, print_kernels, stages
+from stepspec.generator.parse import Rule, parse, read_rule
 from stepspec.generator.passes import static_atoms
 from stepspec.generator.printer import HostPrinter
 from stepspec.generator.reader import read_draft, read_source
 from stepspec.generator.spec import Spec
-from stepspec.generator.text import WIDTH
+from stepspec.generator.text import WIDTH, table
 
+TARGETS: dict[str, Target] = {"cpu": print_cpu, "cuda": print_cuda}
 HEADER = '# Generated from {source} by stepspec. Do not edit: run "make generate".'
 
 
@@ -56,29 +59,15 @@ def emit(spec: Spec) -> dict[str, str]:
     """Return the modules of one spec: file name -> text. Raise SpecError if the rule has a mistake."""
     rule = parse(spec)
     variants = compile_variants(rule)
-    kernels = print_kernels(rule, variants)
     printed = print_class(rule, variants)
     header = HEADER.format(source=f"specs/{spec.stem}.yaml")
-    atoms = ", ".join(HostPrinter().text(atom).replace("self.", "") for atom in static_atoms(rule))
-    reference = ReferenceView(
-        header,
-        _class_imports(printed),
-        printed,
-        spec.stem,
-        tuple(_launches(kernels.stages, printed.fused_store)),
-    )
-    cpu = KernelsView(
-        header,
-        _kernel_imports(kernels),
-        spec.name,
-        kernels,
-        f", by ({atoms})" if atoms else "",
-        tuple(_stage_lines(stage) for stage in kernels.stages),
-    )
-    return {
-        f"{spec.stem}.py": _render("reference.py.j2", reference),
-        f"{spec.stem}_cpu.py": _render("cpu.py.j2", cpu),
-    }
+    launches = tuple(_launches(stages(rule, variants), printed.fused_store))
+    reference = ReferenceView(header, _class_imports(printed), printed, spec.stem, launches)
+    texts = {f"{spec.stem}.py": _render("reference.py.j2", reference)}
+    for target, print_kernel in TARGETS.items():
+        view = _kernels_view(header, rule, print_kernels(rule, variants, print_kernel))
+        texts[f"{spec.stem}_{target}.py"] = _render(f"{target}.py.j2", view)
+    return texts
 
 
 def check(path: Path) -> None:
@@ -142,10 +131,11 @@ def _class_imports(c: ClassText) -> tuple[str, ...]:
     return (*lines, *_import("stepspec.states", ("Array", *c.state_types)))
 
 
-def _kernel_imports(k: KernelsText) -> tuple[str, ...]:
-    lines = _import("stepspec.arithmetic", k.arithmetic) if k.arithmetic else []
-    lines += _import("stepspec.cpu", k.decorators)
-    return (*lines, *(_import("stepspec.walks", k.walks) if k.walks else []))
+def _kernels_view(header: str, rule: Rule, k: KernelsText) -> KernelsView:
+    atoms = ", ".join(HostPrinter().text(atom).replace("self.", "") for atom in static_atoms(rule))
+    imports = (line for module, names in k.imports for line in _import(module, names))
+    lines = tuple(_stage_lines(stage) for stage in k.stages)
+    return KernelsView(header, tuple(imports), rule.spec.name, k, f", by ({atoms})" if atoms else "", lines)
 
 
 def _import(module: str, names: tuple[str, ...]) -> list[str]:
@@ -155,16 +145,12 @@ def _import(module: str, names: tuple[str, ...]) -> list[str]:
     return [f"from {module} import (", *(f"    {name}," for name in names), ")"]
 
 
-def _launches(stages: tuple[StageText, ...], store: str) -> Iterable[str]:
+def _launches(stages: tuple[Stage, ...], store: str) -> Iterable[str]:
     for stage in stages:
         yield f"call.launch(kernels.{stage.label})  # {', '.join(stage.results)}"
     if store:
         yield f"call.store({store})"
 
 
-def _stage_lines(stage: StageText) -> tuple[str, ...]:
-    entries = [f"{variant}: {kernel}" for variant, kernel in stage.kernels]
-    line = f"{stage.label} = {{{', '.join(entries)}}}"
-    if len(line) <= WIDTH:
-        return (line,)
-    return (f"{stage.label} = {{", *(f"    {entry}," for entry in entries), "}")
+def _stage_lines(stage: Stage) -> tuple[str, ...]:
+    return tuple(table(f"{stage.label} = ", (f"{variant}: {kernel}" for variant, kernel in stage.kernels)))

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from types import MappingProxyType
 
 from stepspec.generator.fold import condition_or_number
+from stepspec.generator.free_names import FreeNames
 from stepspec.generator.ir import (
     Assign,
     Binary,
@@ -62,7 +63,7 @@ def name_versions(statements: Statements) -> Statements:
 
     Example: `g = grad`, `g = 2 * g` becomes `g = grad`, `g_2 = 2 * g`.
     """
-    free = _Names(n.name for s in statements for n in (s.target, *names(s.value)))
+    free = FreeNames(n.name for s in statements for n in (s.target, *names(s.value)))
     last = set(outputs(statements).values())
     renamed: dict[Name, Name] = {}
 
@@ -90,13 +91,13 @@ def name_reductions(statements: Statements) -> Statements:
     Example: `h += mean(g, per=row)` becomes `row_mean_g = mean(g, per=row)` and `h = h + row_mean_g`.
     """
     done: list[Assign] = []
-    taken = _Names(n.name for s in statements for n in (s.target, *names(s.value)))
+    taken = FreeNames(n.name for s in statements for n in (s.target, *names(s.value)))
 
     def extract(expr: Expr) -> Expr:
         expr = rebuild(expr, extract)
         if not isinstance(expr, Reduction):
             return expr
-        name = Name(taken.fresh(words(expr)), Kind.LOCAL, expr.extent, expr.stage, 1, span=expr.span)
+        name = Name(taken.fresh(_short(expr)), Kind.LOCAL, expr.extent, expr.stage, 1, span=expr.span)
         done.append(Assign(name, expr, text, expr.span))
         return name
 
@@ -122,25 +123,9 @@ def hoist(statements: Statements, host: Mapping[str, Expr] = EMPTY, taken: Itera
     return _Hoister(statements, host, taken).run(statements)
 
 
-class _Names:
-    """Hands out names that are not taken."""
-
-    def __init__(self, taken: Iterable[str]) -> None:
-        self._taken = set(taken)
-
-    def fresh(self, wanted: str, unfit: Callable[[str], bool] = lambda _: False) -> str:
-        base = wanted if len(wanted) <= LONGEST_NAME else "scalar"
-        name, number = base, 1
-        while name in self._taken or unfit(name):
-            number += 1
-            name = f"{base}_{number}"
-        self._taken.add(name)
-        return name
-
-
 class _Hoister:
     def __init__(self, statements: Statements, host: Mapping[str, Expr], taken: Iterable[str]) -> None:
-        self._free = _Names(n.name for s in statements for n in (s.target, *names(s.value)))
+        self._free = FreeNames(n.name for s in statements for n in (s.target, *names(s.value)))
         self._others = host
         self._taken = frozenset(taken)
         self._host: dict[str, Expr] = {}
@@ -191,7 +176,7 @@ class _Hoister:
         if isinstance(expr, Name):
             return expr
         if expr not in self._device:
-            word = self._free.fresh(words(expr), self._others.__contains__)
+            word = self._free.fresh(_short(expr), self._others.__contains__)
             name = Name(word, Kind.LOCAL, Extent.TENSOR, expr.stage, 1, span=expr.span)
             self._done.append(Assign(name, self._scalar(expr), "", expr.span))
             self._device[expr] = name
@@ -214,7 +199,7 @@ class _Hoister:
 
         if isinstance(expr, Name) and not unfit(expr.name):
             return expr.name
-        return self._free.fresh(words(expr), unfit)
+        return self._free.fresh(_short(expr), unfit)
 
 
 def words(expr: Expr) -> str:
@@ -245,3 +230,8 @@ def words(expr: Expr) -> str:
             return say(condition)
         case _:
             return "scalar"
+
+
+def _short(expr: Expr) -> str:
+    word = words(expr)
+    return word if len(word) <= LONGEST_NAME else "scalar"

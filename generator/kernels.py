@@ -1,20 +1,24 @@
-"""A Program's kernels -> the functions of a kernels module, as finished lines."""
+"""A Program's kernels -> the functions of a kernels module, as finished lines, for any target."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from stepspec.generator.analysis import Variant
+from stepspec.generator.free_names import FreeNames
 from stepspec.generator.hoist import words
 from stepspec.generator.ir import Compare, Expr, Name, kernel_name
-from stepspec.generator.loops import ArrayLines, KernelText, ScalarLines
+from stepspec.generator.kernel_text import KernelText, Printed
 from stepspec.generator.parse import Rule
 from stepspec.generator.passes import Choice
-from stepspec.generator.rows import RowLines
 from stepspec.generator.stages import Kernel, ScalarKernel
+
+# what a target makes of a kernel of this name; its other functions get names that are free
+Target = Callable[[Kernel, str, FreeNames], Printed]
 
 
 @dataclass(frozen=True)
-class StageText:
-    """One launch: its name, what it computes, and the kernel of every variant that takes part."""
+class Stage:
+    """One launch: its name, what it computes, and the name of each variant's kernel that takes part."""
 
     label: str
     results: tuple[str, ...]
@@ -23,47 +27,50 @@ class StageText:
 
 @dataclass(frozen=True)
 class KernelsText:
-    """All kernels of one rule, and the functions they import."""
+    """All kernels of one rule, what they import, and for each stage which of them run."""
 
     kernels: tuple[KernelText, ...]
-    stages: tuple[StageText, ...]
-    arithmetic: tuple[str, ...]
-    decorators: tuple[str, ...]
-    walks: tuple[str, ...]
+    stages: tuple[Stage, ...]
+    imports: tuple[tuple[str, tuple[str, ...]], ...]
 
 
-def print_kernels(rule: Rule, variants: tuple[Variant, ...]) -> KernelsText:
+def stages(rule: Rule, variants: tuple[Variant, ...]) -> tuple[Stage, ...]:
+    """Return the launches of all variants."""
+    return tuple(stage for stage, _ in _stages(rule, variants))
+
+
+def print_kernels(rule: Rule, variants: tuple[Variant, ...], target: Target) -> KernelsText:
     """Return the kernels of all variants; variants that need the same kernel share it."""
+    found = _stages(rule, variants)
+    free = FreeNames(name for _, kernels in found for name in kernels)
     texts: list[KernelText] = []
-    stages: list[StageText] = []
-    used: set[str] = set()
-    decorators: set[str] = set()
-    walks: set[str] = set()
-    for label, by_variant in _labels(variants):
-        names_of = _kernel_names(rule, label, by_variant)
-        for kernel, name in names_of.items():
-            lines = _lines(kernel)
-            texts.append(lines.text(name))
-            used |= lines.used
-            decorators.add(lines.decorator)
-            if isinstance(lines, RowLines):
-                decorators |= {"Reduction"} if lines.kernel.reductions else set()
-                walks |= lines.imported
-        chosen = tuple((tuple(choice.values()), names_of[kernel]) for choice, kernel in by_variant)
-        results = tuple(dict.fromkeys(r for _, kernel in by_variant for r in _results(kernel)))
-        stages.append(StageText(label, results, chosen))
-    arithmetic = _in_order(used - {"abs"})
-    return KernelsText(tuple(texts), tuple(stages), arithmetic, _in_order(decorators), _in_order(walks))
+    listed: list[Stage] = []
+    imports: dict[str, frozenset[str]] = {}
+    for stage, kernels in found:
+        printed = {name: target(kernel, name, free) for name, kernel in kernels.items()}
+        for text in printed.values():
+            texts += text.texts
+            for module, needed in text.imports.items():
+                imports[module] = imports.get(module, frozenset()) | needed
+        entries = tuple((choice, printed[name].entry) for choice, name in stage.kernels)
+        listed.append(Stage(stage.label, stage.results, entries))
+    ordered = tuple((module, _in_order(imports[module])) for module in sorted(imports))
+    return KernelsText(tuple(texts), tuple(listed), ordered)
 
 
-def _in_order(imported: set[str]) -> tuple[str, ...]:
+def _in_order(imported: frozenset[str]) -> tuple[str, ...]:
     return tuple(sorted(imported, key=lambda name: (not name.isupper(), name[0].islower(), name)))
 
 
-def _lines(kernel: Kernel) -> ScalarLines | ArrayLines:
-    if isinstance(kernel, ScalarKernel):
-        return ScalarLines(kernel)
-    return RowLines(kernel) if kernel.by_rows else ArrayLines(kernel)
+def _stages(rule: Rule, variants: tuple[Variant, ...]) -> list[tuple[Stage, dict[str, Kernel]]]:
+    """Return every launch in order, with its kernels by name."""
+    found = []
+    for label, by_variant in _labels(variants):
+        names_of = _kernel_names(rule, label, by_variant)
+        chosen = tuple((tuple(choice.values()), names_of[kernel]) for choice, kernel in by_variant)
+        results = tuple(dict.fromkeys(r for _, kernel in by_variant for r in _results(kernel)))
+        found.append((Stage(label, results, chosen), {name: kernel for kernel, name in names_of.items()}))
+    return found
 
 
 def _labels(variants: tuple[Variant, ...]) -> list[tuple[str, list[tuple[Choice, Kernel]]]]:

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from stepspec.generator.analysis import Variant, compile_variants, cost
 from stepspec.generator.classes import print_class
 from stepspec.generator.ir import Expr
-from stepspec.generator.kernels import print_kernels
+from stepspec.generator.kernels import stages
 from stepspec.generator.lazy import ALWAYS, NEVER, lazy_verdicts
 from stepspec.generator.parse import Rule, parse
 from stepspec.generator.printer import Printer
@@ -54,7 +54,7 @@ def _states(spec: Spec) -> list[str]:
 
 def _stages(rule: Rule, variants: tuple[Variant, ...]) -> list[str]:
     rows = [("launch", "computes", "kernels")]
-    for stage in print_kernels(rule, variants).stages:
+    for stage in stages(rule, variants):
         kernels = dict.fromkeys(kernel for _, kernel in stage.kernels)
         rows.append((stage.label, ", ".join(stage.results), ", ".join(kernels)))
     return _table(rows)

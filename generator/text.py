@@ -29,14 +29,25 @@ def formula(head: str, value: str, tail: str, indent: int) -> list[str]:
 
 
 def call(head: str, arguments: Iterable[str], tail: str, indent: int = 0) -> list[str]:
-    """Return `head(arguments)tail`: on one line, or with its arguments on one, or on one line each."""
+    """Return `head(arguments)tail`: on one line, or with its arguments on one, or on lines of their own."""
     arguments = list(arguments)
     joined = ", ".join(arguments)
-    if indent + len(head) + len(joined) + len(tail) + 2 <= WIDTH:
-        return [f"{head}({joined}){tail}"]
-    if indent + 4 + len(joined) <= WIDTH:
-        return [f"{head}(", f"    {joined}", f"){tail}"]
-    return [f"{head}(", *(f"    {argument}," for argument in arguments), f"){tail}"]
+    if "\n" not in joined:
+        if indent + len(head) + len(joined) + len(tail) + 2 <= WIDTH:
+            return [f"{head}({joined}){tail}"]
+        if indent + 4 + len(joined) <= WIDTH:
+            return [f"{head}(", f"    {joined}", f"){tail}"]
+    lines = (line for argument in arguments for line in f"{argument},".split("\n"))
+    return [f"{head}(", *indented(lines), f"){tail}"]
+
+
+def table(head: str, entries: Iterable[str], indent: int = 0, tail: str = "") -> list[str]:
+    """Return `head{entries}tail`: on one line, or with an entry on each."""
+    entries = list(entries)
+    line = f"{head}{{{', '.join(entries)}}}"
+    if indent + len(line) + len(tail) <= WIDTH:
+        return [f"{line}{tail}"]
+    return [f"{head}{{", *(f"    {entry}," for entry in entries), f"}}{tail}"]
 
 
 def choice(conditions: Iterable[tuple[str, list[str]]]) -> list[str]:

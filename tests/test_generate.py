@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from stepspec.generator import cli, generate
+from stepspec.generator.emit import TARGETS
 from stepspec.generator.errors import SpecError
 from stepspec.generator.generate import apply, compare
 
@@ -40,7 +41,7 @@ def test_generated_code_has_not_drifted() -> None:
 def test_every_spec_has_its_class_and_kernels() -> None:
     stems = {path.stem for path in (ROOT / "specs").glob("*.yaml")}
     files = {path.stem for path in (ROOT / "generated").glob("*.py")}
-    assert files == {"__init__", *stems, *(f"{stem}_cpu" for stem in stems)}
+    assert files == {"__init__", *stems, *(f"{stem}_{target}" for stem in stems for target in TARGETS)}
 
 
 def test_check_shows_the_difference_and_the_command(
@@ -71,7 +72,7 @@ def test_new_spec_and_deleted_spec(project: Path, capsys: pytest.CaptureFixture[
     assert cli.main(["generate"]) == 0
     assert "removed generated/plain.py: its spec is gone" in capsys.readouterr().out
     assert not (project / "generated" / "plain.py").exists()
-    assert not (project / "generated" / "plain_cpu.py").exists()
+    assert not list((project / "generated").glob("plain_*.py"))
     assert (project / "generated" / "by_hand.py").exists(), "only generated files are removed"
 
 

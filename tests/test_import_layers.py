@@ -20,7 +20,7 @@ FOLDERS = {
 
 # From the bottom up; modules of one line do not import each other. A new module has to be placed here.
 GENERATOR = (
-    "errors",
+    "errors free_names",
     "language text",
     "document ir",
     "signs spec",
@@ -31,9 +31,10 @@ GENERATOR = (
     "hoist",
     "stages",
     "analysis printer",
-    "attributes lazy",
-    "docs loops",
-    "classes rows",
+    "attributes kernel_text lazy",
+    "docs functions loops rounds",
+    "classes row_functions rows",
+    "cpu_text cuda_text",
     "kernels",
     "emit show",
     "generate",

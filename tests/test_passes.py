@@ -6,6 +6,7 @@ import pytest
 from fragments import only, rule
 
 from stepspec.generator.analysis import compile_variants, cost, divides_by_rate, uses
+from stepspec.generator.cpu_text import print_cpu
 from stepspec.generator.errors import SpecError
 from stepspec.generator.fold import fold
 from stepspec.generator.hoist import hoist, name_reductions
@@ -243,7 +244,7 @@ def test_extents_are_joined() -> None:
 
 def test_kernels_are_shared_between_variants() -> None:
     lars = parse(load(SPECS / "lars.yaml"))
-    text = print_kernels(lars, compile_variants(lars))
+    text = print_kernels(lars, compile_variants(lars), print_cpu)
     assert [k.name for k in text.kernels] == [
         "reduce",
         "combine",
