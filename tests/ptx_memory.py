@@ -200,6 +200,13 @@ class Memory(Space):
         found = self.bytes_at(address, like.nbytes).copy()
         return found.view(like.dtype).reshape(like.shape)
 
+    def copy(self, target: int, source: int, size: int) -> None:
+        """Copy bytes, with what is known of who wrote them."""
+        self.bytes_at(target, size)[:] = self.bytes_at(source, size)
+        start, begin = target - self.base, source - self.base
+        units = np.arange(-(-size // UNIT))
+        self.written[start // UNIT + units] = self.written[begin // UNIT + units]
+
     def check(self, offsets: Offsets, size: int) -> None:
         """Refuse accesses outside what is allocated."""
         outside = self._outside(offsets, size)

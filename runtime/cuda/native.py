@@ -1,0 +1,271 @@
+"""The driver of NVIDIA's GPUs, through cuda.bindings.
+
+Note [Contexts]
+All work happens in the devices' primary contexts, which PyTorch, CuPy and Numba use too; they are kept until
+the process ends. A thread's own context is current again after each call, or after `with current(device)`,
+within which calls find the right one there already.
+
+Note [Freeing]
+Memory is freed when its owner is collected, and a launch may still use it then. So the device's work is
+waited for first: that happens when a plan is dropped, never in a step. An event's handle outlives the work.
+
+Note [Forks]
+CUDA does not survive a fork: calls in the child fail or hang. The child gets an error that says so, and frees
+nothing, for what it inherited belongs to its parent.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import logging
+import os
+import threading
+import weakref
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from stepspec.cuda.driver import Compiled, CudaError, Function
+
+log = logging.getLogger("stepspec")
+
+
+class CudaDriver:
+    """CUDA's driver, see `stepspec.cuda.driver.Driver` for what its methods do.
+
+    Parameters
+    ----------
+    api
+        The module cuda.bindings.driver, initialized.
+
+    """
+
+    def __init__(self, api: Any) -> None:
+        self._api = api
+        self._contexts: dict[int, Any] = {}
+        self._forked = False
+        # the device whose context this made the thread's current one
+        self.thread = threading.local()
+        driver = weakref.ref(self)
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(after_in_child=lambda: _forbid(driver()))
+
+    def devices(self) -> int:
+        count: int = self.call("cuDeviceGetCount")
+        return count
+
+    @functools.cache  # noqa: B019 - one driver lives as long as the process
+    def capability(self, device: int) -> tuple[int, int]:
+        names = self._api.CUdevice_attribute
+        return (
+            self._attribute(names.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR, device),
+            self._attribute(names.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR, device),
+        )
+
+    @functools.cache  # noqa: B019 - as above
+    def multiprocessors(self, device: int) -> int:
+        name = self._api.CUdevice_attribute.CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT
+        return self._attribute(name, device)
+
+    def _attribute(self, name: Any, device: int) -> int:
+        value: int = self.call("cuDeviceGetAttribute", name, device)
+        return value
+
+    def device_of(self, address: int) -> int | None:
+        names = self._api.CUpointer_attribute
+        self._refuse_fork("cuPointerGetAttribute")
+        status, kind = self._api.cuPointerGetAttribute(names.CU_POINTER_ATTRIBUTE_MEMORY_TYPE, address)
+        if status == self._api.CUresult.CUDA_ERROR_INVALID_VALUE:  # CUDA does not know the address
+            return None
+        self._check("cuPointerGetAttribute", status)
+        if int(kind) != int(self._api.CUmemorytype.CU_MEMORYTYPE_DEVICE):
+            return None
+        device: int = self.call("cuPointerGetAttribute", names.CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL, address)
+        return device
+
+    def allocate(self, device: int, size: int) -> CudaMemory:
+        with self.current(device):
+            return CudaMemory(self, device, int(self.call("cuMemAlloc", max(size, 1))))
+
+    def pin(self, size: int) -> CudaPinned:
+        with self.current(next(iter(self._contexts), 0)):
+            address = int(self.call("cuMemHostAlloc", max(size, 1), self._api.CU_MEMHOSTALLOC_PORTABLE))
+        return CudaPinned(self, address, size)
+
+    def copy_in(self, device: int, target: int, source: int, size: int, stream: int) -> None:
+        with self.current(device):
+            self.call("cuMemcpyHtoDAsync", target, source, size, stream)
+
+    def copy_out(self, device: int, target: npt.NDArray[Any], source: int, stream: int) -> None:
+        with self.current(device):
+            self.call("cuMemcpyDtoHAsync", target.ctypes.data, source, target.nbytes, stream)
+            self.call("cuStreamSynchronize", stream)
+
+    def copy(self, device: int, target: int, source: int, size: int, stream: int) -> None:
+        with self.current(device):
+            self.call("cuMemcpyDtoDAsync", target, source, size, stream)
+
+    def load(self, device: int, code: Compiled) -> tuple[int, Any]:
+        with self.current(device):
+            module = self.call("cuModuleLoadData", code.cubin)
+            return device, self.call("cuModuleGetFunction", module, code.symbol.encode())
+
+    def launch(
+        self, function: Function, grid: int, threads: int, arguments: tuple[int, ...], stream: int
+    ) -> None:
+        with self.current(function[0]):
+            self.check([self.prepare(function, grid, threads, arguments, stream)()])
+
+    def prepare(
+        self, function: Function, grid: int, threads: int, arguments: tuple[int, ...], stream: int
+    ) -> Callable[[], object]:
+        # what CUDA takes are the addresses of the values, which stand behind them
+        count = len(arguments)
+        packed = np.empty(2 * count, np.int64)
+        packed[:count] = packed.ctypes.data + 8 * np.arange(count, 2 * count)
+        packed[count:] = arguments
+        blocks, block, shared = (grid, 1, 1), (threads, 1, 1), 0
+        return functools.partial(
+            self._api.cuLaunchKernel, function[1], *blocks, *block, shared, stream, packed, 0
+        )
+
+    def check(self, results: Iterable[object]) -> None:
+        for (status,) in results:  # type: ignore[misc, attr-defined]  # what cuLaunchKernel returns
+            self._check("cuLaunchKernel", status)
+
+    def event(self, device: int) -> CudaEvent:
+        with self.current(device):
+            flags = self._api.CUevent_flags.CU_EVENT_DISABLE_TIMING
+            return CudaEvent(self, device, self.call("cuEventCreate", flags))
+
+    def wait(self, device: int, stream: int, event: CudaEvent) -> None:
+        with self.current(device):
+            self.call("cuStreamWaitEvent", stream, event.handle, 0)
+
+    def synchronize(self, device: int, stream: int) -> None:
+        with self.current(device):
+            self.call("cuStreamSynchronize", stream)
+
+    def current(self, device: int) -> _Current:
+        return _Current(self, device)
+
+    def context(self, device: int) -> Any:
+        """Return a device's primary context."""
+        if device not in self._contexts:
+            self._contexts[device] = self.call("cuDevicePrimaryCtxRetain", device)
+        return self._contexts[device]
+
+    def query(self, event: Any) -> bool:
+        """Whether an event has happened."""
+        self._refuse_fork("cuEventQuery")
+        (status,) = self._api.cuEventQuery(event)
+        if status == self._api.CUresult.CUDA_ERROR_NOT_READY:
+            return False
+        self._check("cuEventQuery", status)
+        return True
+
+    def free(self, name: str, handle: Any, devices: tuple[int, ...]) -> None:
+        """Free memory that these devices, or all, may still use, see Note [Freeing]."""
+        for device in devices or tuple(self._contexts):
+            self.release("cuCtxSynchronize", device)
+        self.release(name, next(iter(devices or self._contexts), 0), handle)
+
+    def release(self, name: str, device: int, *handle: Any) -> None:
+        """Call what frees something: nothing in a forked child, and in vain after an error."""
+        if self._forked:
+            return
+        try:
+            with self.current(device):
+                self.call(name, *handle)
+        except CudaError as error:
+            log.debug("what was in use on a GPU is not freed: %s", error)
+
+    def call(self, name: str, *arguments: Any) -> Any:
+        """Call a function of the driver; return its result, if it has one."""
+        self._refuse_fork(name)
+        status, *results = getattr(self._api, name)(*arguments)
+        if status:
+            self._check(name, status)
+        return results[0] if results else None
+
+    def _check(self, name: str, status: Any) -> None:
+        if status != self._api.CUresult.CUDA_SUCCESS:
+            known, text = (
+                what.decode() if what else "unknown"
+                for _, what in (self._api.cuGetErrorName(status), self._api.cuGetErrorString(status))
+            )
+            raise CudaError(f"{name} failed: {known}, {text}")
+
+    def _refuse_fork(self, name: str) -> None:
+        if self._forked:
+            raise CudaError(
+                f"{name} failed: this process was forked from one that uses CUDA, which no child can; start "
+                "it by spawn or forkserver, or let the parent use the GPU only after the fork"
+            )
+
+    def forbid(self) -> None:
+        """Refuse all calls from now on, see Note [Forks]."""
+        self._forked = True
+
+
+class _Current:
+    """A device's context as the current one for a while: see Note [Contexts]."""
+
+    __slots__ = ("_before", "_device", "_driver")
+
+    def __init__(self, driver: CudaDriver, device: int) -> None:
+        self._driver, self._device = driver, device
+
+    def __enter__(self) -> None:
+        thread = self._driver.thread
+        self._before = getattr(thread, "device", None)
+        if self._before != self._device:
+            self._driver.call("cuCtxPushCurrent", self._driver.context(self._device))
+            thread.device = self._device
+
+    def __exit__(self, *error: object) -> None:
+        if self._before != self._device:
+            self._driver.thread.device = self._before
+            self._driver.call("cuCtxPopCurrent")
+
+
+class CudaMemory:
+    """Memory of a device."""
+
+    def __init__(self, driver: CudaDriver, device: int, address: int) -> None:
+        self.address = address
+        weakref.finalize(self, driver.free, "cuMemFree", address, (device,)).atexit = False
+
+
+class CudaPinned:
+    """Page-locked memory of the host; its array keeps it alive."""
+
+    def __init__(self, driver: CudaDriver, address: int, size: int) -> None:
+        self.address = address
+        memory = (ctypes.c_uint8 * size).from_address(address)
+        # the array's base, so that views of the array keep the memory
+        weakref.finalize(memory, driver.free, "cuMemFreeHost", address, ()).atexit = False
+        self.array = np.frombuffer(memory, np.uint8)
+
+
+class CudaEvent:
+    """An event of a device."""
+
+    def __init__(self, driver: CudaDriver, device: int, handle: Any) -> None:
+        self._driver, self._device, self.handle = driver, device, handle
+        weakref.finalize(self, driver.release, "cuEventDestroy", device, handle).atexit = False
+
+    def record(self, stream: int) -> None:
+        with self._driver.context(self._device):
+            self._driver.call("cuEventRecord", self.handle, stream)
+
+    def done(self) -> bool:
+        return self._driver.query(self.handle)
+
+
+def _forbid(driver: CudaDriver | None) -> None:
+    if driver is not None:
+        driver.forbid()

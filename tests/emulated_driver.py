@@ -1,0 +1,300 @@
+"""A driver without GPUs: the PTX machine behind the interface of `stepspec.cuda.driver`, and arrays on it.
+
+Note [Queues]
+What is put on a stream is only queued, and done when something waits for it: `copy_out`, `synchronize`, the
+freeing of memory, an event that was asked before. So page-locked memory that is reused too early, or a
+forgotten event, gives wrong results here. A stream's work is done in order; streams wait for each other by
+events only (0 and 1 are one stream): nothing is ordered that CUDA does not order for non-blocking streams.
+"""
+
+import weakref
+from collections import defaultdict, deque
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from ptx_machine import Machine, MachineError, Memory
+
+from stepspec.cuda.driver import Compiled
+
+Function = tuple[int, Machine, str]
+
+
+@dataclass(eq=False)
+class _Work:
+    """Something queued, and what of other streams comes before it."""
+
+    key: tuple[int, int]
+    act: Callable[[], object]
+    after: "tuple[_Work, ...]" = ()
+    done: bool = False
+
+
+class EmulatedDriver:
+    """Some devices, whose work is done by the PTX machine when something waits for it.
+
+    Parameters
+    ----------
+    count
+        How many devices there are.
+    size
+        Bytes of memory of each.
+
+    Attributes
+    ----------
+    launches
+        The kernels launched, in the order in which they were queued.
+    copied
+        How many bytes `copy_in` was asked to copy.
+    waits
+        How often something waited for work that was not yet done.
+
+    """
+
+    def __init__(self, count: int = 2, size: int = 1 << 28) -> None:
+        self.memories = [Memory(size) for _ in range(count)]
+        self.launches: list[str] = []
+        self.copied = self.waits = 0
+        self._queues: dict[tuple[int, int], deque[_Work]] = defaultdict(deque)
+        self._loaded: dict[tuple[int, str], Function] = {}
+        self._pinned: weakref.WeakSet[EmulatedPinned] = weakref.WeakSet()
+
+    def devices(self) -> int:
+        return len(self.memories)
+
+    def capability(self, device: int) -> tuple[int, int]:
+        return (9, 0)
+
+    def multiprocessors(self, device: int) -> int:
+        return 3
+
+    def device_of(self, address: int) -> int | None:
+        for device, memory in enumerate(self.memories):
+            if memory.base <= address < memory.base + memory.size:
+                return device
+        return None
+
+    def allocate(self, device: int, size: int) -> "EmulatedMemory":
+        return EmulatedMemory(self, device, size)
+
+    def pin(self, size: int) -> "EmulatedPinned":
+        pinned = EmulatedPinned(size)
+        self._pinned.add(pinned)
+        return pinned
+
+    def copy_in(self, device: int, target: int, source: int, size: int, stream: int) -> None:
+        found = (p for p in self._pinned if p.address <= source and source + size <= p.address + len(p.array))
+        pinned = next(found, None)
+        if pinned is None:
+            raise MachineError(f"{size} bytes at {source:#x} are not page-locked")
+        start = source - pinned.address
+        place = self.memories[device].bytes_at(target, size)
+
+        def copy() -> None:
+            place[:] = pinned.array[start : start + size]
+            self.memories[device].mark_written(target, size)
+
+        self.copied += size
+        self._queue(device, stream, copy)
+
+    def copy_out(self, device: int, target: npt.NDArray[Any], source: int, stream: int) -> None:
+        if not target.flags.c_contiguous:
+            raise MachineError("copy_out needs a contiguous array")
+        self.synchronize(device, stream)
+        target[...] = self.memories[device].get(source, like=target)
+
+    def copy(self, device: int, target: int, source: int, size: int, stream: int) -> None:
+        self._queue(device, stream, lambda: self.memories[device].copy(target, source, size))
+
+    def load(self, device: int, code: Compiled) -> Function:
+        if (device, code.ptx) not in self._loaded:
+            self._loaded[device, code.ptx] = device, Machine(code.ptx), code.symbol
+        return self._loaded[device, code.ptx]
+
+    def launch(
+        self, function: Function, grid: int, threads: int, arguments: tuple[int, ...], stream: int
+    ) -> None:
+        self.prepare(function, grid, threads, arguments, stream)()
+
+    def prepare(
+        self, function: Function, grid: int, threads: int, arguments: tuple[int, ...], stream: int
+    ) -> Callable[[], object]:
+        device, machine, name = function
+        if not 0 < grid < 1 << 31:
+            raise MachineError(f"{name}: a grid of {grid} blocks")
+        memory = self.memories[device]
+
+        def launch() -> None:
+            self.launches.append(name)
+            self._queue(device, stream, lambda: machine.launch(memory, grid, arguments, threads))
+
+        return launch
+
+    def check(self, results: Iterable[object]) -> None:
+        """Find nothing: what is wrong with a launch shows when its work is done."""
+        list(results)
+
+    def event(self, device: int) -> "EmulatedEvent":
+        return EmulatedEvent(self, device)
+
+    def wait(self, device: int, stream: int, event: "EmulatedEvent") -> None:
+        after = () if event.recorded is None else (event.recorded,)
+        self._queue(device, stream, lambda: None, after)
+
+    def synchronize(self, device: int, stream: int) -> None:
+        queue = self._queues[device, stream or 1]
+        if queue:
+            self.waits += 1
+            self.do(queue[-1])
+
+    @contextmanager
+    def current(self, device: int) -> Iterator[None]:
+        """Do nothing: there are no contexts."""
+        yield
+
+    def finish(self, device: int | None = None) -> None:
+        """Do all that is queued, on one device or on all."""
+        for key, queue in list(self._queues.items()):
+            if queue and device in (None, key[0]):
+                self.do(queue[-1])
+
+    def pending(self, device: int | None = None) -> int:
+        """Return how much is queued."""
+        return sum(len(queue) for key, queue in self._queues.items() if device in (None, key[0]))
+
+    def _queue(
+        self, device: int, stream: int, act: Callable[[], object], after: tuple[_Work, ...] = ()
+    ) -> _Work:
+        if not 0 <= device < len(self.memories):
+            raise MachineError(f"there is no device {device}")
+        work = _Work((device, stream or 1), act, after)
+        self._queues[work.key].append(work)
+        return work
+
+    def mark(self, device: int, stream: int) -> _Work:
+        """Return the end of what a stream has to do."""
+        return self._queue(device, stream, lambda: None)
+
+    def do(self, work: _Work) -> None:
+        """Do some work, and before it all that comes before it."""
+        wanted = [work]
+        while wanted:
+            if wanted[-1].done:
+                wanted.pop()
+                continue
+            queue = self._queues[wanted[-1].key]
+            before = next((other for other in queue[0].after if not other.done), None)
+            if before is not None:
+                wanted.append(before)
+            else:
+                first = queue.popleft()
+                first.done = True
+                first.act()
+
+    def free(self, device: int, address: int) -> None:
+        """Free memory: as in CUDA, after all of the device's work."""
+        if self.pending(device):
+            self.waits += 1
+            self.finish(device)
+        self.memories[device].free(address)
+
+
+class EmulatedMemory:
+    """Memory of a device, freed when it is collected."""
+
+    def __init__(self, driver: EmulatedDriver, device: int, size: int) -> None:
+        self.address = driver.memories[device].allocate(size)
+        weakref.finalize(self, driver.free, device, self.address).atexit = False
+
+
+class EmulatedPinned:
+    """Memory of the host that copies may start from."""
+
+    def __init__(self, size: int) -> None:
+        self.array = np.zeros(size, np.uint8)
+        self.address: int = self.array.ctypes.data
+
+
+class EmulatedEvent:
+    """A place in a stream's queue; whoever asks whether it is done lets its work be done for the next time."""
+
+    def __init__(self, driver: EmulatedDriver, device: int) -> None:
+        self._driver, self._device = driver, device
+        self.recorded: _Work | None = None
+
+    def record(self, stream: int) -> None:
+        self.recorded = self._driver.mark(self._device, stream)
+
+    def done(self) -> bool:
+        if self.recorded is None:
+            return True
+        done = self.recorded.done
+        self._driver.do(self.recorded)
+        return done
+
+
+class DeviceArray:
+    """An array on an emulated device, as other libraries have them; it owns its memory.
+
+    Parameters
+    ----------
+    driver
+        Where it lives.
+    array
+        Its values, copied at once; its strides become the strides on the device.
+    stream
+        What the interface says about it: None, or a handle.
+    writeable
+        False if the interface is to forbid writing.
+
+    """
+
+    def __init__(
+        self,
+        driver: EmulatedDriver,
+        array: npt.NDArray[Any],
+        device: int = 0,
+        *,
+        stream: int | None = None,
+        writeable: bool = True,
+    ) -> None:
+        self.driver, self.device, self.stream, self.writeable = driver, device, stream, writeable
+        self.shape, self.dtype, self.strides = array.shape, array.dtype, array.strides
+        low, high = np.lib.array_utils.byte_bounds(array) if array.size else (0, 0)
+        self._memory = driver.allocate(device, high - low)
+        self._extent = high - low
+        self._offset = array.__array_interface__["data"][0] - low if array.size else 0
+        self.address = self._memory.address + self._offset
+        self.set(array)
+
+    @property
+    def __cuda_array_interface__(self) -> dict[str, Any]:
+        contiguous = np.empty(self.shape, self.dtype).strides == self.strides
+        return {
+            "shape": self.shape,
+            "typestr": self.dtype.str,
+            "data": (self.address if self._extent else 0, not self.writeable),
+            "strides": None if contiguous else self.strides,
+            "stream": self.stream,
+            "version": 3,
+        }
+
+    def set(self, array: npt.NDArray[Any]) -> None:
+        """Give it other values, at once and whatever is queued."""
+        self._view()[...] = array
+        self.driver.memories[self.device].mark_written(self._memory.address, self._extent)
+
+    def numpy(self) -> npt.NDArray[Any]:
+        """Return a copy, after the work of its stream (or of all streams, if it names none)."""
+        if self.stream is None:
+            self.driver.finish(self.device)
+        else:
+            self.driver.synchronize(self.device, self.stream)
+        return self._view().copy()
+
+    def _view(self) -> npt.NDArray[Any]:
+        place = self.driver.memories[self.device].bytes_at(self._memory.address, self._extent)
+        return np.ndarray(self.shape, self.dtype, place, self._offset, self.strides)
