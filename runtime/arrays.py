@@ -82,7 +82,7 @@ class Gradients:
         known = {dtype: np.dtype(dtype.type) for dtype in set(dtypes)}
         self._dtypes = [known[dtype] for dtype in dtypes]
         self.addresses, self.rows, self.present = np.zeros((3, count), np.int64)
-        self._starts, self._ends = _ranges(written)
+        self._starts, self._ends = ranges(written)
         self._closer = np.zeros(count, np.int64)
         fields = np.zeros((count, objects.WIDTH), np.int64)
         fields[:, 2], fields[:, 3] = [*map(len, shapes)], [*map(id, self._dtypes)]
@@ -192,7 +192,7 @@ def _watched(array: Array) -> int:
     return contiguous | aligned | objects.WRITEABLE * flags.writeable
 
 
-def _ranges(written: Snapshot) -> tuple[Int64s, Int64s]:
+def ranges(written: Snapshot) -> tuple[Int64s, Int64s]:
     """Return the starts and ends of the memory that arrays span, sorted, what overlaps joined."""
     starts = written.addresses.copy()
     ends = starts + np.array([array.nbytes for array in written.arrays], np.int64)

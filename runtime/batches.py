@@ -33,6 +33,7 @@ LAZY_PARTS = 64
 NONE = -1
 
 Kernel = Any
+# one kernel, or several that run in order
 Stage = Mapping[Variant, Kernel]
 Item = tuple[int, int, int, int, int]
 Batch = list[Item]
@@ -78,6 +79,12 @@ class Shape:
     @property
     def size(self) -> int:
         return self.rows * self.columns
+
+
+def kernels_of(stage: Stage, variant: Variant) -> tuple[Kernel, ...]:
+    """Return the kernels that tensors of a variant run in a stage, in order."""
+    found = stage.get(variant, ())
+    return found if isinstance(found, tuple) else (found,)
 
 
 def parted(kernel: Kernel, items: Batch, shape: Shape) -> Iterator[Batch]:

@@ -13,6 +13,7 @@ from stepspec.batches import Stage
 from stepspec.checks import check_lists
 from stepspec.host_plan import HostPlan
 from stepspec.overview import Overview, describe
+from stepspec.places import on_device
 from stepspec.plan import Given, Order, Plan
 
 if TYPE_CHECKING:
@@ -135,6 +136,15 @@ def _plan(optimizer: Steps, *arguments: Any) -> tuple[Plan[Any], Sequence[Any]]:
     return _other_plan(optimizer, Given(*map(tuple, arguments)))
 
 
+def _kind(weights: tuple[Any, ...]) -> type[Plan[Any]]:
+    """Return the plans for the place where the first weight lies."""
+    if weights and on_device(weights[0]):
+        from stepspec.cuda.plan import DevicePlan
+
+        return DevicePlan
+    return HostPlan
+
+
 def _other_plan(optimizer: Steps, given: Given) -> tuple[Plan[Any], Sequence[Any]]:
     """Return the plan of a call that is not like the last one."""
     plans, known = optimizer._plans, []
@@ -149,7 +159,7 @@ def _other_plan(optimizer: Steps, given: Given) -> tuple[Plan[Any], Sequence[Any
             plans.use(plan)
             return plan, held
         known.append(plan)
-    kind = HostPlan
+    kind = _kind(given.weights)
     entries = kind.check(optimizer, given)
     fitting = next((plan for plan in known if plan.gradients.fit(entries)), None)
     if fitting is None:

@@ -48,9 +48,11 @@ class HostPlan(Plan[tuple[Group, ...]]):
     """
 
     target = "cpu"
+    known: Known
+    gradients: GradientRows
 
     def __init__(self, optimizer: Steps, entries: Sequence[Entry], given: Given) -> None:
-        super().__init__(optimizer, entries)
+        super().__init__(optimizer, entries, given)
         self._weights = [entry.weight for entry in entries]
         names = [names_of(entry) for entry in entries]
         self.known = Known(self.indices, self._weights, given.states, names, optimizer._counts)

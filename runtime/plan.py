@@ -91,7 +91,7 @@ class Plan(ABC, Generic[Launches]):
     gradients: Held
     copied: tuple[str, ...]
 
-    def __init__(self, optimizer: Steps, entries: Sequence[Entry]) -> None:
+    def __init__(self, optimizer: Steps, entries: Sequence[Entry], given: Given) -> None:
         self.indices = tuple([entry.index for entry in entries])
         self.labels = tuple([entry.label for entry in entries])
         self.shapes = [Shape.of(entry.weight.shape, entry.formats, entry.variant) for entry in entries]

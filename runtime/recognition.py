@@ -19,7 +19,42 @@ _INDEX_TYPES = {int, *(np.dtype(code).type for code in np.typecodes["AllInteger"
 _TOO_LARGE = 1 << 63
 
 
-class Known:
+class Members:
+    """The indices of some tensors, and where the states of each are kept.
+
+    Parameters
+    ----------
+    indices, states
+        Of a checked call.
+    names
+        The names of each tensor's states.
+
+    """
+
+    def __init__(
+        self,
+        indices: Sequence[int],
+        states: Sequence[Mapping[str, Any]],
+        names: Sequence[tuple[str, ...]],
+    ) -> None:
+        self.indices = tuple(indices)
+        self._dicts, self._names = tuple(states), names
+
+    def _same_indices(self, indices: tuple[Any, ...]) -> bool:
+        return indices == self.indices and _INDEX_TYPES.issuperset(map(type, indices))
+
+    def _state_arrays(self, states: Sequence[Any]) -> list[Any] | None:
+        """Return all state arrays of a call in order; None if the dicts hold others than they held."""
+        known = all(map(operator.is_, states, self._dicts)) or {dict}.issuperset(map(type, states))
+        if not known or any(len(s) != len(own) for s, own in zip(states, self._names, strict=True)):
+            return None
+        try:
+            return [s[name] for s, own in zip(states, self._names, strict=True) for name in own]
+        except KeyError:
+            return None
+
+
+class Known(Members):
     """Indices, weights and states of some tensors as they were: shapes, strides and dtypes included.
 
     Parameters
@@ -48,9 +83,9 @@ class Known:
         names: Sequence[tuple[str, ...]],
         counts: Counts,
     ) -> None:
-        self.indices = tuple(indices)
+        super().__init__(indices, states, names)
         self.tally = Tally(counts, indices)
-        self._counts, self._dicts, self._names = counts, tuple(states), names
+        self._counts = counts
         kept = [state[name] for state, own in zip(states, names, strict=True) for name in own]
         self.snapshot = Snapshot([*weights, *kept])
         self._report = np.zeros(3, np.int64)
@@ -105,19 +140,6 @@ class Known:
             return False
         self.tally.read(begin)
         return True
-
-    def _same_indices(self, indices: tuple[Any, ...]) -> bool:
-        return indices == self.indices and _INDEX_TYPES.issuperset(map(type, indices))
-
-    def _state_arrays(self, states: Sequence[Any]) -> list[Any] | None:
-        """Return all state arrays of a call in order; None if the dicts hold others than they held."""
-        known = all(map(operator.is_, states, self._dicts)) or {dict}.issuperset(map(type, states))
-        if not known or any(len(s) != len(own) for s, own in zip(states, self._names, strict=True)):
-            return None
-        try:
-            return [s[name] for s, own in zip(states, self._names, strict=True) for name in own]
-        except KeyError:
-            return None
 
 
 def _recognition_works() -> bool:

@@ -1,0 +1,230 @@
+"""Plans of arrays on a GPU: what runs there, in the order of the arrays' streams, while the host goes on."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Sequence
+from functools import partial
+from itertools import chain
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from stepspec import noise
+from stepspec.arrays import is_plain
+from stepspec.checks import Entry
+from stepspec.compilation import log
+from stepspec.cuda.arrays import device_number, shadow, shadows
+from stepspec.cuda.driver import driver
+from stepspec.cuda.gradients import GradientRows
+from stepspec.cuda.launches import Action, Program
+from stepspec.cuda.copies import Owned
+from stepspec.cuda.libraries import DEFAULT_STREAM
+from stepspec.cuda.recognition import Known
+from stepspec.cuda.staging import Shipment, Staging
+from stepspec.cuda.strided import Copies
+from stepspec.inputs import Inputs
+from stepspec.plan import Given, Order, Plan, address_rows, names_of
+from stepspec.rates import Rates
+from stepspec.states import Array
+
+if TYPE_CHECKING:
+    from stepspec.steps import Steps
+
+
+Pair = tuple[Array, Array]
+
+
+class Launches:
+    """The program of an order, the copies around each of its groups, and the scalars that it reads.
+
+    Parameters
+    ----------
+    program
+        Compiled and loaded.
+    copies
+        For each group what is copied into buffers before it, and back after it.
+    labels
+        What messages call the tensors.
+
+    """
+
+    def __init__(
+        self, program: Program, copies: Sequence[tuple[Copies, Copies]], labels: Sequence[str]
+    ) -> None:
+        self.program, self._copies = program, copies
+        self.inputs = Inputs(program.tables.inputs, labels)
+        self._ready: tuple[int, list[list[Action]]] | None = None
+
+    def send(self, shipment: Shipment, stream: int) -> None:
+        """Bring what the launches read up to date."""
+        for copies in chain.from_iterable(self._copies):
+            copies.send(shipment, stream)
+        self.program.send(partial(shipment.send, stream=stream))
+
+    def ready(self, stream: int) -> list[list[Action]]:
+        """Return the launches of each group, ready for a stream."""
+        if self._ready is None or self._ready[0] != stream:
+            groups = zip(self._copies, self.program.launches(stream), strict=True)
+            actions = [
+                [*before.launch(stream), *launches, *after.launch(stream)]
+                for (before, after), launches in groups
+            ]
+            self._ready = stream, actions
+        return self._ready[1]
+
+
+class DevicePlan(Plan[Launches]):
+    """Tables and launches of the tensors of a call, in the memory of a GPU.
+
+    Note [Steps on a device]
+    A step queues copies of what has changed and its launches on one stream, and returns; the host waits for
+    nothing. The arrays name the stream; if they name several, the first one waits for the others on the
+    device, and these for the step. What the queued work still needs is kept in the step's shipment until
+    its event is done; a stream other than the last step's waits for that event.
+    """
+
+    target = "cuda"
+    known: Known
+    gradients: GradientRows
+
+    def __init__(self, optimizer: Steps, entries: Sequence[Entry], given: Given) -> None:
+        super().__init__(optimizer, entries, given)
+        self._driver, self._device = driver(), _device(given)
+        self.known = Known(given, [names_of(entry) for entry in entries], optimizer._counts)
+        self.gradients = GradientRows(self._driver, self._device, entries)
+        self._staging = Staging(self._driver, self._device)
+        self._buffers: list[list[Pair]] = [[] for _ in entries]
+        self._noisy = [i for i, entry in enumerate(entries) if entry.stochastic]
+        keys, self._noise_count = np.zeros((2, len(entries)), np.int64)
+        for i in self._noisy:
+            keys[i] = optimizer._noise_key(self.indices[i])
+        self._fixed = {
+            "copy": np.zeros(len(entries), np.int64),
+            **address_rows(entries, self._contiguous(entries)),
+            "rows": np.array([shape.rows for shape in self.shapes], np.int64),
+            "columns": np.array([shape.columns for shape in self.shapes], np.int64),
+            "noise_key": keys,
+        }
+        self.copied = tuple(
+            label for label, buffers in zip(self.labels, self._buffers, strict=True) if buffers
+        )
+        self._streams: tuple[int, ...] = ()
+        self._last: tuple[int, Shipment] | None = None
+
+    @classmethod
+    def check(cls, optimizer: Steps, given: Given) -> list[Entry]:
+        """Make all checks of a call, on shadows."""
+        found = shadows(optimizer._label, *given)
+        return optimizer._check(given.indices, found.weights, found.grads, found.states)
+
+    def take_gradients(self, grads: tuple[Any, ...]) -> Sequence[Any] | None:
+        """Take gradients as they lie, or copied; None if the call needs all checks."""
+        if not self.gradients.take(grads):
+            return None
+        self._streams = self._named(grads)
+        return grads
+
+    def take_checked(self, entries: Sequence[Entry], grads: tuple[Any, ...]) -> Sequence[Any]:
+        """Take gradients that have been checked."""
+        self.gradients.take_checked(entries, grads)
+        self._streams = self._named(grads)
+        return grads
+
+    # ------------------------------------------------------------------ launching it
+
+    def run(self, optimizer: Steps, rates: Rates, order: Order) -> None:
+        """Queue what a call asks for, and count; see Note [Steps on a device] and Note [Ctrl-C]."""
+        launches = self.launches(order)
+        launches.inputs.fill(launches.inputs.compute(optimizer, rates), optimizer, rates)
+        for i in self._noisy:
+            self._noise_count[i] = rates.distinct[rates.of[i]].t & noise.WORD_MASK
+        self.note_layouts(optimizer)
+        stream, *others = self._streams
+        with self._driver.current(self._device):
+            ready = launches.ready(stream)
+            moved = self._moved()
+            shipment = self._begin(stream, others)
+            try:
+                self.gradients.send(shipment, stream)
+                launches.send(shipment, stream)
+                if moved is not None:
+                    shipment.keep(moved)
+                    moved.send(shipment, stream)
+                    self._driver.check([launch() for launch in moved.launch(stream)])
+                for group, actions in zip(launches.program.groups, ready, strict=True):
+                    commit = self.known.tally.raising(group.part)
+                    *results, _ = list(map(operator.call, [*actions, commit]))
+                    self._driver.check(results)
+            finally:
+                self._end(shipment, stream, others)
+
+    def batches(self, order: Order) -> list[int]:
+        """Return how many items the tensors launched together are cut into, in all passes."""
+        groups = self.launches(order).program.groups
+        return [sum(use.items.size for use in group.uses) for group in groups]
+
+    def _begin(self, stream: int, others: Sequence[int]) -> Shipment:
+        """Let the stream wait for what the step depends on."""
+        shipment = self._staging.take()
+        if self._last is not None and self._last[0] != stream:
+            self._driver.wait(self._device, stream, self._last[1].event)
+        for other in others:
+            shipment.event.record(other)
+            self._driver.wait(self._device, stream, shipment.event)
+        return shipment
+
+    def _end(self, shipment: Shipment, stream: int, others: Sequence[int]) -> None:
+        """Let what depends on the step wait for it."""
+        shipment.event.record(stream)
+        self._last = stream, shipment
+        for other in others:
+            self._driver.wait(self._device, other, shipment.event)
+
+    def _named(self, grads: tuple[Any, ...]) -> tuple[int, ...]:
+        """Return the streams that the arrays name, first the one to launch on."""
+        own = self.known.reader.streams(self.known.arrays)
+        return tuple(dict.fromkeys((*own, *self.gradients.streams(grads)))) or (DEFAULT_STREAM,)
+
+    def _moved(self) -> Copies | None:
+        """Return the copies of gradients into buffers, if there are any."""
+        moved = self.gradients.moved
+        return Copies(self._driver, self._device, moved) if moved else None
+
+    # ------------------------------------------------------------------ making it
+
+    def _made(self, order: Order) -> Launches:
+        live = {
+            "noise_count": self._noise_count,
+            "present": self.gradients.present,
+            "present_rows": self.gradients.present_rows,
+            "grad": self.gradients.addresses,
+        }
+        program = Program(self._driver, self._device, self.shapes, order, self._fixed, live)
+        copies = [self._copies(group.moving) for group in program.groups]
+        return Launches(program, copies, self.labels)
+
+    def _copies(self, tensors: Sequence[int]) -> tuple[Copies, Copies]:
+        """Return the copies of some tensors' arrays into their buffers, and back."""
+        pairs = [pair for i in tensors for pair in self._buffers[i]]
+        back = [(buffer, array) for array, buffer in pairs]
+        return Copies(self._driver, self._device, pairs), Copies(self._driver, self._device, back)
+
+    def _contiguous(self, entries: Sequence[Entry]) -> Array:
+        """Return where all arrays lie, or buffers that stand for those which kernels cannot walk."""
+        found = []
+        owned = [(i, entry.weight) for i, entry in enumerate(entries)]
+        owned += [(i, entry.written[name]) for i, entry in enumerate(entries) for name in names_of(entry)]
+        for i, array in owned:
+            found.append(array.ctypes.data)
+            if not is_plain(array):
+                log.info("an array of %s is not C-contiguous: every step copies it", self.labels[i])
+                buffer = shadow(Owned(self._device, array.shape, array.dtype, None))
+                self._buffers[i].append((array, buffer))
+                found[-1] = buffer.ctypes.data
+        return np.array(found, np.int64)
+
+
+def _device(given: Given) -> int:
+    """Return the device of a call's arrays; those without elements may not tell it."""
+    return next((number for array in given.weights if (number := device_number(array)) is not None), 0)
