@@ -12,6 +12,9 @@ from typing import Any
 
 from llvmlite import ir
 
+# the triple, the processor and its features, as LLVM spells them
+Target = tuple[str, str, str]
+
 I16, I32, FLOAT = ir.IntType(16), ir.IntType(32), ir.FloatType()
 
 # float32: the sign, infinity, the hidden bit
@@ -22,35 +25,35 @@ NAN16, INFINITY16 = 0x7E00, 0x7C00
 NAN_BFLOAT16 = 0x7FC0
 
 
-def widened(context: Any, builder: Any, storage: str, half: Any) -> Any:
+def widened(target: Target, builder: Any, storage: str, half: Any) -> Any:
     """Return the float32 value of the bits of a half precision number; exact."""
     if storage == "bfloat16":
         return builder.bitcast(builder.shl(builder.zext(half, I32), I32(16)), FLOAT)
-    if has_float16(*context.codegen().magic_tuple()):
+    if has_float16(*target):
         return builder.fpext(builder.bitcast(half, ir.HalfType()), FLOAT)
     return _widened_float16(builder, half)
 
 
-def rounded(context: Any, builder: Any, storage: str, value: Any) -> Any:
+def rounded(target: Target, builder: Any, storage: str, value: Any) -> Any:
     """Return the bits of the half precision number nearest to a float32 value."""
     if storage == "bfloat16":
         return _rounded_bfloat16(builder, value)
-    if has_float16(*context.codegen().magic_tuple()):
+    if has_float16(*target):
         return builder.bitcast(builder.fptrunc(value, ir.HalfType()), I16)
     return _rounded_float16(builder, value)
 
 
-def rounded_with_noise(context: Any, builder: Any, storage: str, value: Any, noise: Any) -> Any:
+def rounded_with_noise(target: Target, builder: Any, storage: str, value: Any, noise: Any) -> Any:
     """Return the bits of one of the two half precision numbers around a float32 value, by 32 random bits."""
     if storage == "bfloat16":
         return _noisy_bfloat16(builder, value, noise)
-    return _noisy_float16(context, builder, value, noise)
+    return _noisy_float16(target, builder, value, noise)
 
 
 @functools.cache
 def has_float16(triple: str, processor: str, features: str) -> bool:
     """Tell whether the target converts float32 from and to float16 by instructions."""
-    return triple.startswith(("aarch64", "arm64")) or "+f16c" in features.split(",")
+    return triple.startswith(("aarch64", "arm64", "nvptx64")) or "+f16c" in features.split(",")
 
 
 def _widened_float16(builder: Any, half: Any) -> Any:
@@ -97,12 +100,12 @@ def _noisy_bfloat16(builder: Any, value: Any, noise: Any) -> Any:
     return builder.select(_below(builder, magnitude, INFINITY), found, _rounded_bfloat16(builder, value))
 
 
-def _noisy_float16(context: Any, builder: Any, value: Any, noise: Any) -> Any:
+def _noisy_float16(target: Target, builder: Any, value: Any, noise: Any) -> Any:
     sign, magnitude = _parts(builder, value)
     raised = builder.add(magnitude, builder.and_(noise, I32(0x1FFF)))
     cut = builder.and_(raised, I32(~0x1FFF & 0xFFFFFFFF))
     cut = builder.select(_below(builder, magnitude, INFINITY), cut, magnitude)
-    found = rounded(context, builder, "float16", builder.bitcast(cut, FLOAT))
+    found = rounded(target, builder, "float16", builder.bitcast(cut, FLOAT))
     # a subnormal number is a multiple of 2**-24; everything here is exact
     scaled = builder.fmul(builder.bitcast(magnitude, FLOAT), FLOAT(2.0**24))
     below = builder.fptoui(scaled, I32)

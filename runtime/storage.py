@@ -24,7 +24,7 @@ from numba.np.arrayobj import make_array, populate_array
 
 from stepspec.compilation import intrinsic
 from stepspec.formats import HALF
-from stepspec.halves import rounded, rounded_with_noise, widened
+from stepspec.halves import Target, rounded, rounded_with_noise, widened
 
 INT = ir.IntType(64)
 
@@ -99,8 +99,13 @@ def load(context: Any, builder: Any, storage: str, place: Any, number: Any) -> A
     value, kind = builder.load(place), storage
     if storage in HALF:
         # float64 via float32 is exact, and LLVM has no half to float64 without a library
-        value, kind = widened(context, builder, storage, value), "float32"
+        value, kind = widened(_target(context), builder, storage, value), "float32"
     return context.cast(builder, value, getattr(numba, kind), number)
+
+
+def _target(context: Any) -> Target:
+    target: Target = context.codegen().magic_tuple()
+    return target
 
 
 def memory(storage: str) -> Any:
@@ -222,12 +227,12 @@ def _set(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
     position = _position(builder, kind, array, index)
     place = builder.gep(array.data, [position], inbounds=True)
     if kind.copy:
-        copied = rounded(context, builder, kind.copy, element)
+        copied = rounded(_target(context), builder, kind.copy, element)
         builder.store(copied, builder.gep(array.copy, [position], inbounds=True))
     if kind.noisy:
         noise = builder.load(builder.gep(array.noise, [position], inbounds=True))
-        element = rounded_with_noise(context, builder, kind.storage, element, noise)
+        element = rounded_with_noise(_target(context), builder, kind.storage, element, noise)
     elif kind.storage in HALF:
-        element = rounded(context, builder, kind.storage, element)
+        element = rounded(_target(context), builder, kind.storage, element)
     builder.store(element, place)
     return context.get_dummy_value()

@@ -32,6 +32,8 @@ from stepspec.sources import source_stamp
 
 # threads of a block
 THREADS = 256
+# blocks that a multiprocessor shall have room for at least: a thread gets at most 128 registers
+BLOCKS = 2
 # elements of a work item of flat passes: a block of the canonical order
 CHUNK = 4096
 
@@ -153,7 +155,7 @@ def _compile(entry: Callable[..., None], name: str, capability: tuple[int, int])
         abi="numba",
         cc=capability,
         output="ltoir",
-        launch_bounds=(THREADS,),
+        launch_bounds=(THREADS, BLOCKS),
     )
     architecture = "-arch=sm_{}{}".format(*capability)
     ptx = _link(ltoir, nvjitlink.InputType.LTOIR, (architecture, *_TO_PTX), name)[0].decode().rstrip("\0")

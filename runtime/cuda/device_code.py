@@ -4,20 +4,23 @@ Note [Device forms]
 Generated functions and what they call (`clip`, `exp`) are the CPU's own source: Python functions, some of
 them behind a decorator of `stepspec.compilation`. The device form of a function is a copy of it in which the
 globals and cells that are functions are device forms themselves. Without a GPU numba-cuda compiles calls of
-device functions only if it inlines them, which is what is wanted anyway.
+device functions only if it inlines them, which is what is wanted anyway. It inlines before it knows types, so
+that a function which is called very often would be compiled as often: intrinsics use `call`, which compiles
+it once and leaves the rest to LLVM.
 """
 
 from __future__ import annotations
 
 import dis
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 from llvmlite import ir
 from numba import cuda
 from numba.cuda import types as cuda_types
+from numba.cuda.core.targetconfig import ConfigStack
 from numba.cuda.extending import intrinsic
 
 from stepspec import transcendental
@@ -74,6 +77,30 @@ def kernel_form(entry: Function) -> Function:
     _convert_names(copy, entry)
     return copy
 
+
+def call(
+    context: Any,
+    builder: Any,
+    function: Function,
+    result: Any,
+    kinds: Sequence[Any],
+    arguments: Sequence[Any],
+) -> Any:
+    """Return (in LLVM) what a function returns for arguments of these types, all of it inlined."""
+    signature, flags = result(*kinds), ConfigStack().top().copy()
+    key = function, signature, flags.compute_capability
+    if key not in _called:
+        flags.forceinline = True
+        _called[key] = context.compile_subroutine(
+            builder, kernel_form(function), signature, flags=flags, caching=False
+        )
+    made = _called[key]
+    context.active_code_library.add_linking_library(made.library)
+    return context.call_internal(builder, made.fndesc, signature, arguments)
+
+
+# functions compiled by `call`, by themselves: Numba's own cache takes those of equal bytecode for equal
+_called: dict[tuple[Function, Any, Any], Any] = {}
 
 # what has its device form already; a function is added before what it calls is converted
 _forms: dict[Function, Any] = {

@@ -1,0 +1,236 @@
+"""The entry of a flat kernel: arrays of any shape as one row of numbers.
+
+Note [Flat entries]
+A work item is a chunk of CHUNK elements. Where all its arrays begin at multiples of 16 bytes, a thread takes
+packets of four consecutive elements, and those of a warp lie side by side. Memory is far away: in a whole
+chunk each thread asks for several packets of all arrays before it uses the first, as many as leave enough
+registers for the other warps. What is left of a tensor goes in single packets and elements, with the same
+instructions for each element, so that it makes no difference to the bits.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from llvmlite import ir
+from numba import cuda
+from numba.cuda import types
+from numba.cuda.extending import intrinsic
+
+from stepspec import noise
+from stepspec.cuda.access import INT, PACKET, element_address, load, number_type, opener, store, word
+from stepspec.cuda.compilation import CHUNK, THREADS
+from stepspec.cuda.device_code import call
+from stepspec.cuda.kernels import Kernel
+from stepspec.cuda.recipes import ROWS, Pass, pass_name
+from stepspec.layout import TAIL, Layout, Parameter
+from stepspec.storage import width
+
+# bytes that a thread asks for before it waits
+IN_FLIGHT = 128
+ALIGNMENT = 16
+TENSOR_BITS = 32
+
+
+def passes_of(kernel: Kernel, layout: Layout) -> tuple[Pass, ...]:
+    """Return the passes of an elements kernel that writes arrays, with a dense gradient."""
+    slots = (*layout.parameters, *TAIL, ROWS)
+    return (Pass.of(pass_name(kernel, layout), slots, chunks, flat_entry, kernel, layout),)
+
+
+def chunks(rows: int, columns: int) -> int:
+    """Return how many chunks a tensor has."""
+    return -(-rows * columns // CHUNK)
+
+
+def flat_entry(kernel: Kernel, layout: Layout) -> Callable[..., None]:
+    """Return the entry of an elements kernel, see Note [Flat entries]."""
+    step = Step(kernel, layout, (*layout.parameters, *TAIL, ROWS))
+    opened, aligned = opener(step.slots, step.number), step.aligned()
+    several, packet, element = step.of(step.packet, step.packets), step.of(step.packet), step.of(1)
+    rows, columns = step.slot("rows"), step.slot("columns")
+    size, stride = step.packet, step.packet * THREADS
+    span = stride * step.packets
+
+    def entry(table: int, items: int, count: int) -> None:
+        thread = cuda.threadIdx.x
+        for k in range(cuda.blockIdx.x, count, cuda.gridDim.x):
+            item = word(items, k)
+            words = opened(table, item & ((1 << TENSOR_BITS) - 1))
+            first = (item >> TENSOR_BITS) * CHUNK
+            end = min(first + CHUNK, words[rows] * words[columns])
+            done = first
+            if aligned(words):
+                done = first + ((end - first) & -size)
+                if end - first == CHUNK:
+                    for position in range(first + size * thread, end, span):
+                        several(words, position)
+                else:
+                    for position in range(first + size * thread, done, stride):
+                        packet(words, position)
+            for position in range(done + thread, end, THREADS):
+                element(words, position)
+
+    return entry
+
+
+@dataclass(frozen=True, eq=False)
+class Step:
+    """What a thread does with some elements of a tensor: load, call, store.
+
+    Parameters
+    ----------
+    kernel, layout
+        Of the pass.
+    slots
+        Of its table.
+
+    """
+
+    kernel: Kernel
+    layout: Layout
+    slots: tuple[Parameter, ...]
+
+    @cached_property
+    def number(self) -> Any:
+        """Return the type of all arithmetic."""
+        return number_type(self.layout.formats.compute)
+
+    @cached_property
+    def arguments(self) -> tuple[str, ...]:
+        """Return the names of what the function takes."""
+        assert self.kernel.function is not None
+        return tuple(inspect.signature(self.kernel.function).parameters)
+
+    @cached_property
+    def reads(self) -> tuple[str, ...]:
+        """Return the arrays among them."""
+        arrays = {parameter.name for parameter in self.kernel.arrays}
+        return tuple(name for name in self.arguments if name in arrays)
+
+    @property
+    def packet(self) -> int:
+        """Return how many consecutive elements a thread takes at once."""
+        return PACKET * 4 // self.layout.size
+
+    @property
+    def packets(self) -> int:
+        """Return how many packets of all arrays a thread asks for before it waits: a power of two."""
+        if self.layout.formats.stochastic:
+            return 1
+        size = self.packet * sum(width(self.layout.storage(name)) for name in self.reads)
+        return next((packets for packets in (4, 2) if packets * size <= IN_FLIGHT), 1)
+
+    def slot(self, name: str) -> int:
+        """Return the position of a slot."""
+        return [slot.name for slot in self.slots].index(name)
+
+    def of(self, size: int, packets: int = 1) -> Any:
+        """Return `step(words, position)`: `packets` times `size` consecutive elements; others' lie between."""
+
+        @intrinsic
+        def step(typing: Any, words: Any, position: Any) -> Any:
+            def generate(context: Any, builder: Any, signature: Any, given: Any) -> Any:
+                emit = _Emit(self, context, builder, given[0], size)
+                positions = [builder.add(given[1], INT(THREADS * size * k)) for k in range(packets)]
+                loaded = [emit.loaded(place) for place in positions]
+                for place, arrays in zip(positions, loaded, strict=True):
+                    emit.stored(place, emit.called(arrays))
+                return context.get_dummy_value()
+
+            return types.void(words, types.int64), generate
+
+        return step
+
+    def aligned(self) -> Any:
+        """Return `aligned(words)`: whether packets of all arrays can go in one access."""
+        names = [parameter.name for parameter in self.kernel.arrays]
+        names += ["copy"] if self.layout.formats.copy else []
+        slots = [self.slot(name) for name in names]
+
+        @intrinsic
+        def aligned(typing: Any, words: Any) -> Any:
+            def generate(context: Any, builder: Any, signature: Any, given: Any) -> Any:
+                bits = INT(0)
+                for slot in slots:
+                    bits = builder.or_(bits, builder.extract_value(given[0], slot))
+                return builder.icmp_signed("==", builder.and_(bits, INT(ALIGNMENT - 1)), INT(0))
+
+            return types.boolean(words), generate
+
+        return aligned
+
+
+@dataclass(frozen=True)
+class _Emit:
+    """LLVM for `size` consecutive elements from a position on."""
+
+    step: Step
+    context: Any
+    builder: Any
+    words: Any
+    size: int
+
+    def loaded(self, position: Any) -> dict[str, list[Any]]:
+        """Return the numbers of the arrays that the function reads."""
+        return {name: self._load(name, position) for name in self.step.reads}
+
+    def called(self, arrays: dict[str, list[Any]]) -> list[list[Any]]:
+        """Return what the function returns, by element."""
+        return [self._call(arrays, k) for k in range(self.size)]
+
+    def stored(self, position: Any, values: list[list[Any]]) -> None:
+        """Write what the function returned; a weight as its copy, too."""
+        layout = self.step.layout
+        for k, name in enumerate(self.step.kernel.writes):
+            column = [each[k] for each in values]
+            noisy = name == "weight" and layout.formats.stochastic
+            noise = self._noise(position) if noisy else None
+            store(self.builder, layout.storage(name), self._address(name, position), column, noise)
+            if name == "weight" and layout.formats.copy:
+                store(self.builder, layout.formats.copy, self._address("copy", position), column)
+
+    def _load(self, name: str, position: Any) -> list[Any]:
+        address, storage = self._address(name, position), self.step.layout.storage(name)
+        return load(self.context, self.builder, storage, address, self.step.number, self.size)
+
+    def _address(self, name: str, position: Any) -> Any:
+        layout = self.step.layout
+        storage = layout.formats.copy if name == "copy" else layout.storage(name)
+        return element_address(self.builder, self._word(name), position, storage)
+
+    def _word(self, name: str) -> Any:
+        return self.builder.extract_value(self.words, self.step.slot(name))
+
+    def _call(self, arrays: dict[str, list[Any]], k: int) -> list[Any]:
+        step, number = self.step, self.step.number
+        values = [arrays[name][k] if name in arrays else self._word(name) for name in step.arguments]
+        many = len(step.kernel.writes)
+        result = number if many == 1 else types.UniTuple(number, many)
+        found = call(self.context, self.builder, step.kernel.function, result, [number] * len(values), values)
+        return [found] if many == 1 else [self.builder.extract_value(found, k) for k in range(many)]
+
+    def _noise(self, position: Any) -> list[Any]:
+        """Return the random words of consecutive elements, see Note [Noise]: at most those of one block."""
+        builder, short = self.builder, ir.IntType(32)
+        count, key = self._word("noise_count"), self._word("noise_key")
+        block = builder.lshr(position, INT(2))
+        given = [*self._halves(block), builder.and_(count, INT(noise.WORD_MASK)), INT(noise.ROUNDING)]
+        given += self._halves(key)
+        four = types.UniTuple(types.uint64, 4)
+        found = call(self.context, builder, noise.philox, four, [types.uint64] * 6, given)
+        words = [builder.trunc(builder.extract_value(found, k), short) for k in range(4)]
+        if self.size > 1:
+            return words
+        chosen, lane = words[0], builder.and_(position, INT(3))
+        for k in range(1, 4):
+            chosen = builder.select(builder.icmp_signed("==", lane, INT(k)), words[k], chosen)
+        return [chosen]
+
+    def _halves(self, value: Any) -> list[Any]:
+        """Return the low and the high word of 64 bits."""
+        return [self.builder.and_(value, INT(noise.WORD_MASK)), self.builder.lshr(value, INT(32))]
