@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 from ptx_machine import Machine, MachineError, Memory
 
-from stepspec.cuda.driver import Compiled
+from stepspec.cuda.driver import Compiled, Event
 
 Function = tuple[int, Machine, str]
 
@@ -140,7 +140,8 @@ class EmulatedDriver:
     def event(self, device: int) -> "EmulatedEvent":
         return EmulatedEvent(self, device)
 
-    def wait(self, device: int, stream: int, event: "EmulatedEvent") -> None:
+    def wait(self, device: int, stream: int, event: Event) -> None:
+        assert isinstance(event, EmulatedEvent)
         after = () if event.recorded is None else (event.recorded,)
         self._queue(device, stream, lambda: None, after)
 
@@ -219,7 +220,7 @@ class EmulatedPinned:
 
 
 class EmulatedEvent:
-    """A place in a stream's queue; whoever asks whether it is done lets its work be done for the next time."""
+    """A place in a stream's queue; whoever asks whether it is done has its work done for the next time."""
 
     def __init__(self, driver: EmulatedDriver, device: int) -> None:
         self._driver, self._device = driver, device

@@ -4,7 +4,6 @@ import re
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-
 from ptx_arithmetic import KINDS, UNSIGNED, larger, smaller
 from ptx_conversions import narrowed, widened
 from ptx_memory import Fault, MachineError, Offsets
@@ -17,8 +16,8 @@ if TYPE_CHECKING:
 _SPACES = ("global", "shared", "local", "const")
 _HINTS = {
     "nc", "ca", "cg", "cs", "cv", "lu", "wb", "wt", "volatile", "weak", "relaxed", "gpu", "sys", "cta",
-    "L1::no_allocate", "L1::evict_first", "L1::evict_last", "L1::evict_normal", "L1::evict_unchanged", "unified",
-    "L1", "L2", *_SPACES, "",
+    "L1::no_allocate", "L1::evict_first", "L1::evict_last", "L1::evict_normal", "L1::evict_unchanged",
+    *_SPACES,
 }  # fmt: skip
 _CHANGES: dict[str, Any] = {
     "add": lambda old, b: old + b, "exch": lambda old, b: b, "min": smaller, "max": larger,
@@ -33,7 +32,7 @@ def load(registers: "Registers", instruction: Instruction) -> "Step":
     if "param" in instruction.opcode:
         name = instruction.operands[1].strip("[] ")
         return registers.assign(targets[0], kind, lambda a: a, registers.index[name])
-    address, offset = _address(registers, instruction.operands[1], space)
+    address, offset = _address(registers, instruction.operands[1])
     places = [registers.operand(target, kind) for target in targets]
     size, width = SIZES[kind], UNSIGNED[SIZES[kind]]
 
@@ -56,7 +55,7 @@ def store(registers: "Registers", instruction: Instruction) -> "Step":
     space, kind, _ = _access(instruction)
     if "param" in instruction.opcode:
         raise NotImplementedError("a function's parameters")
-    address, offset = _address(registers, instruction.operands[0], space)
+    address, offset = _address(registers, instruction.operands[0])
     sources = [registers.operand(source, kind) for source in _vector(instruction.operands[1])]
 
     def step(state: State) -> None:
@@ -76,7 +75,7 @@ def change(registers: "Registers", instruction: Instruction) -> "Step":
     returns = instruction.opcode[0] == "atom"
     target, place, *rest = instruction.operands if returns else ("_", *instruction.operands)
     space, kind, (name,) = _access(instruction)
-    address, offset = _address(registers, place, space)
+    address, offset = _address(registers, place)
     sources = [registers.operand(source, kind) for source in rest]
     result = None if target == "_" else registers.operand(target, kind)
 
@@ -142,7 +141,9 @@ def vote(registers: "Registers", instruction: Instruction) -> "Step":
 
     def step(state: State) -> None:
         shape = state.warps(instruction.text).shape
-        values = np.broadcast_to(state.registers[source], shape[0] * 32).reshape(shape) ^ asked.startswith("!")
+        values = np.broadcast_to(state.registers[source], shape[0] * 32).reshape(shape) ^ asked.startswith(
+            "!"
+        )
         ballot = (values.astype(np.uint64) << np.arange(32, dtype=np.uint64)).sum(axis=1).astype(np.uint32)
         results = {"any": values.any(axis=1), "all": values.all(axis=1), "ballot": ballot}
         state.put(result, np.repeat(results[mode], 32))
@@ -185,7 +186,7 @@ def _vector(text: str) -> tuple[str, ...]:
     return split(text.strip("{} "))
 
 
-def _address(registers: "Registers", text: str, space: str) -> tuple[int, int]:
+def _address(registers: "Registers", text: str) -> tuple[int, int]:
     """Return the register and the offset of `[%rd1+16]`; a variable's name is a constant."""
     match = re.fullmatch(r"\[\s*([%\w$]+)\s*(?:\+\s*(-?\d+))?\s*\]", text)
     if not match:
@@ -194,4 +195,5 @@ def _address(registers: "Registers", text: str, space: str) -> tuple[int, int]:
 
 
 def _places(state: State, register: int, offset: int) -> Offsets:
-    return state.of_active(register).astype(np.int64) + offset
+    places: Offsets = state.of_active(register).astype(np.int64) + offset
+    return places

@@ -1,18 +1,17 @@
-"""Arithmetic of PTX on the bits of all threads' registers: each function takes and returns unsigned integers."""
+"""Arithmetic of PTX on the bits of all threads' registers."""
 
 from collections.abc import Callable
 from fractions import Fraction
 from typing import Any
 
 import numpy as np
-
 from ptx_text import SIZES
 
 # an array of all threads' bits, or one number that all of them share
 Bits = Any
 Operation = Callable[..., Bits]
 
-KINDS = {
+KINDS: dict[str, Any] = {
     "pred": np.bool_, "f16": np.float16, "f32": np.float32, "f64": np.float64,
     **{f"{kind}{8 * size}": np.dtype(f"u{size}").type for kind in "bu" for size in (1, 2, 4, 8)},
     **{f"s{8 * size}": np.dtype(f"i{size}").type for size in (1, 2, 4, 8)},
@@ -191,7 +190,7 @@ COMPARISONS: dict[str, Operation] = {
 
 
 def comparison(name: str, kind: str) -> Operation:
-    """Return a comparison of bits; floats' `ne` is ordered: false where one is NaN, and `equ` is unordered."""
+    """Return a comparison of bits; of floats `ne` is false where one is NaN, and `equ`, `neu` are true."""
     dtype = KINDS[kind]
     floats = kind.startswith("f")
     unordered = floats and name.endswith("u") and name[:-1] in COMPARISONS

@@ -3,7 +3,6 @@
 from typing import Any
 
 import numpy as np
-
 from ptx_arithmetic import KINDS, UNSIGNED, Bits, Operation
 from ptx_text import SIZES
 
@@ -43,7 +42,7 @@ def widened(bits: Bits, kind: str, register: Any) -> Bits:
         return bits
     if kind.startswith("s"):
         signed = bits.view(KINDS[kind])
-        return signed.astype(np.dtype(f"i{np.dtype(register).itemsize}")).view(register)
+        return signed.astype(KINDS[f"s{8 * register().itemsize}"]).view(register)
     return bits.astype(register)
 
 
@@ -76,7 +75,7 @@ def _bits(number: Any, kind: str, *, saturate: bool) -> Bits:
 
 
 def _clamped(number: Any, target: np.dtype[Any]) -> Any:
-    """Return integers: floats outside the range become its ends, a NaN zero, or the highest bit for 64 bits."""
+    """Return integers: the range's ends for floats outside; for a NaN zero, or the highest of 64 bits."""
     limits = np.iinfo(target)
     wide = number.dtype == np.float64 or target.itemsize == 8
     nan = target.type(limits.min if limits.min else 1 << 63) if wide and target.itemsize == 8 else 0

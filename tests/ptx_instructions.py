@@ -5,11 +5,10 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-
 import ptx_access as access
 import ptx_arithmetic as arithmetic
 from ptx_arithmetic import KINDS, UNSIGNED, Bits, Operation, comparison, typed
-from ptx_conversions import conversion, narrowed, widened
+from ptx_conversions import conversion, widened
 from ptx_memory import MachineError
 from ptx_state import LOCAL, SHARED, SPECIAL, State
 from ptx_text import SIZES, Function, Instruction, split
@@ -20,7 +19,8 @@ Step = Callable[[State], None]
 _NUMBERS: dict[str, Operation] = {
     "add": lambda a, b: a + b, "sub": lambda a, b: a - b, "mul": lambda a, b: a * b,
     "mul.lo": lambda a, b: a * b, "mul.hi": arithmetic.high_half,
-    "div": arithmetic.divide, "rem": arithmetic.remainder, "min": arithmetic.smaller, "max": arithmetic.larger,
+    "div": arithmetic.divide, "rem": arithmetic.remainder,
+    "min": arithmetic.smaller, "max": arithmetic.larger,
     "min.NaN": arithmetic.strictly(arithmetic.smaller), "max.NaN": arithmetic.strictly(arithmetic.larger),
     "and": lambda a, b: a & b, "or": lambda a, b: a | b, "xor": lambda a, b: a ^ b, "not": lambda a: ~a,
     "neg": lambda a: -a, "abs": np.abs, "sqrt": np.sqrt, "rcp": lambda a: a.dtype.type(1) / a,
@@ -122,14 +122,14 @@ def _typed(function: Operation, kind: str, others: tuple[int, ...]) -> Operation
     if not others:
         return typed(function, kind)
     dtype, unsigned = KINDS[kind], UNSIGNED[SIZES[kind]]
-    return lambda *bits: function(
-        *(b if i in others else b.view(dtype) for i, b in enumerate(bits))
-    ).view(unsigned)
+    return lambda *bits: function(*(b if i in others else b.view(dtype) for i, b in enumerate(bits))).view(
+        unsigned
+    )
 
 
 def _product(registers: Registers, instruction: Instruction) -> Step:
     """Decode mul and mad, whose result may be wider than their factors."""
-    name, *modifiers, kind = instruction.opcode
+    _, *modifiers, kind = instruction.opcode
     if "wide" not in modifiers:
         return _number(registers, instruction)
     target, *sources = instruction.operands
@@ -154,7 +154,7 @@ def _compare(registers: Registers, instruction: Instruction) -> Step:
     compare = comparison(name, kind)
     if not combination and not opposite:
         return registers.assign(target, "pred", compare, a, b)
-    combine = _COMBINED[combination[0]] if combination else lambda found, other: found
+    combine: Operation = _COMBINED[combination[0]] if combination else lambda found, other: found
     other, negated = _predicate(registers, instruction.operands[3] if combination else "0")
     positive = registers.assign(
         target, "pred", lambda x, y, p: combine(compare(x, y), p ^ negated), a, b, other
@@ -164,7 +164,7 @@ def _compare(registers: Registers, instruction: Instruction) -> Step:
     negative = registers.assign(
         opposite, "pred", lambda x, y, p: combine(~compare(x, y), p ^ negated), a, b, other
     )
-    return lambda state: (positive(state), negative(state))[0]
+    return _together(positive, negative)
 
 
 def _predicate(registers: Registers, text: str) -> tuple[int, bool]:
@@ -208,7 +208,15 @@ def _move(registers: Registers, instruction: Instruction) -> Step:
         for i, name in enumerate(names)
         if name != "_"
     ]
-    return lambda state: [step(state) for step in steps] and None
+    return _together(*steps)
+
+
+def _together(*steps: Step) -> Step:
+    def step(state: State) -> None:
+        for one in steps:
+            one(state)
+
+    return step
 
 
 def _joined(parts: tuple[Bits, ...], wide: Any, width: int) -> Bits:
@@ -228,8 +236,8 @@ def _address(registers: Registers, instruction: Instruction) -> Step:
     kind = instruction.opcode[-1]
     window = np.uint64(_WINDOWS[instruction.opcode[2 if to else 1]])
     target, source = instruction.operands
-    function = (lambda a: a - window) if to else (lambda a: a + window)
-    return registers.assign(target, kind, function, registers.operand(source, kind))
+    shift = -window if to else window
+    return registers.assign(target, kind, lambda a: a + shift, registers.operand(source, kind))
 
 
 def _count(registers: Registers, instruction: Instruction) -> Step:

@@ -18,7 +18,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-
 from ptx_arithmetic import KINDS, UNSIGNED, Bits
 from ptx_instructions import Registers, Step, decode
 from ptx_memory import MachineError, Memory
@@ -64,9 +63,7 @@ class Machine:
         self._pieces: list[_Piece] = []
         self._decoded_for: Memory | None = None
 
-    def launch(
-        self, memory: Memory, grid: int, arguments: Sequence[int | float], threads: int = 256
-    ) -> None:
+    def launch(self, memory: Memory, grid: int, arguments: Sequence[int | float], threads: int = 256) -> None:
         """Run all blocks to their end."""
         self._decode(memory)
         memory.begin_launch()
@@ -108,9 +105,9 @@ class Machine:
                 step(state)
             target = piece.leave(state, place)
             if state.mask is None:
-                places = np.array(np.broadcast_to(target, count))
+                places = np.full(count, target, np.int64)
             else:
-                places = np.where(state.mask, target, places)
+                places = np.asarray(np.where(state.mask, target, places))
 
 
 def _released(state: State, places: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
@@ -123,9 +120,8 @@ def _released(state: State, places: npt.NDArray[np.int64]) -> npt.NDArray[np.int
         first = int(np.flatnonzero(waits[block])[0])
         other = int(np.flatnonzero(blocks[block] != blocks[block, first])[0])
         what = "has ended" if blocks[block, other] >= _DONE else "waits at another one"
-        raise MachineError(
-            f"in block {block + state.blocks.start} thread {first} waits at a barrier, and thread {other} {what}"
-        )
+        block += state.blocks.start
+        raise MachineError(f"in block {block} thread {first} waits at a barrier, and thread {other} {what}")
     waiting = waits.reshape(-1)
     state.epochs[waiting] += 1
     state.stamp()

@@ -218,7 +218,7 @@ class Memory(Space):
         if index >= 0 and int(offsets.max()) + size <= self._stops[index]:
             return np.zeros(len(offsets), np.bool_)
         indices = np.searchsorted(np.array(self._starts), offsets, "right") - 1
-        stops = np.array([0, *self._stops])[indices + 1]
+        stops = np.array([-self.size, *self._stops])[indices + 1]
         return offsets + size > stops
 
 
@@ -242,5 +242,5 @@ def _near(apart: Offsets) -> npt.NDArray[np.bool_]:
 
 
 def _group(stamps: Offsets, shift: int) -> Offsets:
-    """Return what all readers share, of whom there were several: the launch, the block's epoch, the warp's."""
+    """Return what several readers share: the launch, the epoch of the block, or that of the warp."""
     return stamps >> shift if shift else stamps & ~np.int64(31 << LANE)

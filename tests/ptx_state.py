@@ -4,7 +4,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-
 from ptx_arithmetic import Bits
 from ptx_memory import BLOCK, EPOCH, LANE, LAUNCH, Fault, MachineError, Memory, Offsets, Space
 

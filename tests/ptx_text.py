@@ -108,8 +108,8 @@ def _function(name: str, parameters: str, body: str) -> Function:
             variables += _variables([rest])
         elif rest:
             code.append(_instruction(" ".join(rest.split())))
-    types = dict(reversed(p.split()[-2:]) for p in parameters.split(",") if p.strip())
-    taken = {parameter: kind.lstrip(".") for parameter, kind in types.items()}
+    words = [parameter.split() for parameter in parameters.split(",") if parameter.strip()]
+    taken = {word[-1]: word[-2].lstrip(".") for word in words}
     return Function(name, taken, registers, tuple(variables), tuple(code))
 
 
@@ -151,4 +151,6 @@ def _instruction(text: str) -> Instruction:
 
 def split(operands: str) -> tuple[str, ...]:
     """Return what commas separate, but for those in braces and brackets."""
-    return tuple(part.strip() for part in re.findall(r"(?:\{[^}]*\}|\[[^\]]*\]|\([^)]*\)|[^,{\[(])+", operands))
+    return tuple(
+        part.strip() for part in re.findall(r"(?:\{[^}]*\}|\[[^\]]*\]|\([^)]*\)|[^,{\[(])+", operands)
+    )

@@ -28,7 +28,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from stepspec.cuda.driver import Compiled, CudaError, Function
+from stepspec.cuda.driver import Compiled, CudaError, Event, Function
 
 log = logging.getLogger("stepspec")
 
@@ -133,15 +133,17 @@ class CudaDriver:
         )
 
     def check(self, results: Iterable[object]) -> None:
-        for (status,) in results:  # type: ignore[misc, attr-defined]  # what cuLaunchKernel returns
-            self._check("cuLaunchKernel", status)
+        result: Any
+        for result in results:
+            self._check("cuLaunchKernel", result[0])
 
     def event(self, device: int) -> CudaEvent:
         with self.current(device):
             flags = self._api.CUevent_flags.CU_EVENT_DISABLE_TIMING
             return CudaEvent(self, device, self.call("cuEventCreate", flags))
 
-    def wait(self, device: int, stream: int, event: CudaEvent) -> None:
+    def wait(self, device: int, stream: int, event: Event) -> None:
+        assert isinstance(event, CudaEvent)
         with self.current(device):
             self.call("cuStreamWaitEvent", stream, event.handle, 0)
 
@@ -248,7 +250,7 @@ class CudaPinned:
         memory = (ctypes.c_uint8 * size).from_address(address)
         # the array's base, so that views of the array keep the memory
         weakref.finalize(memory, driver.free, "cuMemFreeHost", address, ()).atexit = False
-        self.array = np.frombuffer(memory, np.uint8)
+        self.array = np.ctypeslib.as_array(memory)
 
 
 class CudaEvent:
