@@ -7,6 +7,10 @@ TESTFLAGS ?= -n 2
 BENCHFLAGS ?=
 # The benchmark's peers, pinned so that figures of different days compare; torch's CPU build is enough.
 PEERS ?= torch==2.13.0 jax==0.10.2 optax==0.2.8
+# The Python that make gpu runs as it is, with its torch or CuPy: make gpu GPU_PYTHON=/path/to/python
+GPU_PYTHON ?= python3
+# Less of it: make gpu GPUFLAGS="--only check --optimizers SGD"
+GPUFLAGS ?=
 # One more is MXNet 2.0, of a Python that has it: make bench MXNET_PYTHON=/path/to/python
 
 VENV := .venv
@@ -17,7 +21,14 @@ READY := $(VENV)/.ready
 
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help train test generate check lint bench bench-quick clean
+.PHONY: help train test generate check lint bench bench-quick gpu gpu-kernels clean
+
+# Nothing outside an installation follows the package mapping of pyproject.toml: links in folder $(1) lay the
+# folders out as they are imported.
+define lay_out
+@rm -rf $(1) && mkdir -p $(1)/stepspec
+@ln -s $(foreach path,$(wildcard runtime/*) generator generated specs,"$(CURDIR)/$(path)") $(1)/stepspec/
+endef
 
 help: ## list the targets
 	@awk -F ': .*## ' '/^[a-z-]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -38,9 +49,7 @@ check: $(READY) ## fail if generated/ is not what specs/ say
 lint: $(READY)-dev ## ruff and mypy --strict
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	@rm -rf build/types && mkdir -p build/types/stepspec
-	@# mypy cannot follow the package mapping of pyproject.toml: links lay the folders out as they are imported
-	@ln -s $(foreach path,$(wildcard runtime/*) generator generated specs,"$(CURDIR)/$(path)") build/types/stepspec/
+	$(call lay_out,build/types)
 	MYPYPATH=build/types $(BIN)/mypy --strict build/types/stepspec examples benchmarks tests
 
 bench: $(READY)-peers ## measure the optimizers beside torch, optax and MXNet: 25 minutes
@@ -48,6 +57,13 @@ bench: $(READY)-peers ## measure the optimizers beside torch, optax and MXNet: 2
 
 bench-quick: $(READY)-bench ## ratios before and after a change: one minute
 	$(BIN)/python benchmarks/quick.py $(BENCHFLAGS)
+
+gpu: ## check and measure on a GPU, with GPU_PYTHON as it is: installs nothing
+	$(call lay_out,build/package)
+	PYTHONPATH="$(CURDIR)/build/package$(if $(PYTHONPATH),:$(PYTHONPATH))" $(GPU_PYTHON) benchmarks/gpu.py $(GPUFLAGS)
+
+gpu-kernels: $(READY)-dev ## registers of the GPU kernels, compiled without a GPU
+	$(BIN)/python benchmarks/gpu_kernels.py
 
 clean: ## remove what make and Python wrote, .venv excepted
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

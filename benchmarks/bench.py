@@ -4,7 +4,6 @@ For a part only: `python benchmarks/bench.py --sections peers --sets MLP "1000 s
 """
 
 import argparse
-import math
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -27,8 +26,8 @@ from neighbours import Neighbours
 from persistent import PersistentGradients
 from row_sparse import RowSparseGradients
 from scaling import Scaling
-from sections import Options, Section
-from shapes import SETS
+from sections import Options, Section, at_least_one
+from shapes import SETS, size
 from storage import HalfPrecision
 from thread_scaling import ThreadScaling
 
@@ -81,17 +80,6 @@ def parsed(arguments: Sequence[str] | None) -> tuple[Options, list[Section]]:
         environment(stepspec.get_num_threads()),
     )
     return options, [SECTIONS[name]() for name in SECTIONS if name in chosen.sections]
-
-
-def at_least_one(text: str) -> int:
-    number = int(text) if text.isdecimal() else 0
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 on")
-    return number
-
-
-def size(name: str) -> int:
-    return sum(math.prod(shape) for shape in SETS[name]().values())
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -15,7 +16,7 @@ except ImportError as error:
     raise SystemExit(f"{error}: the benchmark needs ml_dtypes: pip install -e '.[bench]'") from None
 
 import stepspec
-from shapes import Shapes
+from shapes import SETS, Shapes
 
 Array: TypeAlias = npt.NDArray[Any]
 Gradient: TypeAlias = Array | stepspec.RowSparse
@@ -90,6 +91,17 @@ class Case:
     def is_lazy(self) -> bool:
         """Whether rows that a gradient lacks are left alone although zeros would move them."""
         return bool(self.settings.get("lazy_update")) and self.model.is_sparse
+
+
+def settings_of(optimizer: str, dtype: str) -> dict[str, object]:
+    """Return an optimizer's settings in practice: half precision has masters."""
+    return {**OPTIMIZERS[optimizer], "multi_precision": dtype != "float32"}
+
+
+@functools.lru_cache(maxsize=1)  # the parts go from one model to the next
+def model_of(name: str, dtype: str) -> Model:
+    """Draw one of the SETS."""
+    return Model.random(SETS[name](), DTYPES[dtype])
 
 
 @dataclass(frozen=True)

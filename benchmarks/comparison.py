@@ -1,16 +1,14 @@
 """The main question: every optimizer on every set of shapes, beside every peer."""
 
-import functools
 from collections.abc import Iterator
 from dataclasses import asdict
 from functools import partial
 
-from cases import DTYPES, OPTIMIZERS, Case, Model
+from cases import DTYPES, OPTIMIZERS, Case, model_of, settings_of
 from contest import Outcome, hold
 from figures import footnotes, header, line
 from peers import PEERS
 from sections import Options, Part, Table, Target
-from shapes import SETS
 
 BANDWIDTH_SET = "GPT-2 small"
 
@@ -50,7 +48,7 @@ class Comparison:
 
     def _hold(self, options: Options, dtype: str, name: str, optimizer: str) -> None:
         settings = settings_of(optimizer, dtype)
-        case = Case(optimizer, settings, model(name, dtype), options.environment.threads)
+        case = Case(optimizer, settings, model_of(name, dtype), options.environment.threads)
         self.outcomes.append(hold(case, name, options.rounds, PEERS))
 
     def tables(self) -> Iterator[Table]:
@@ -78,16 +76,6 @@ class Comparison:
         return [
             asdict(outcome) | {"bound": outcome.bound, "share": outcome.share} for outcome in self.outcomes
         ]
-
-
-def settings_of(optimizer: str, dtype: str) -> dict[str, object]:
-    """Return an optimizer's settings in practice: half precision has masters."""
-    return {**OPTIMIZERS[optimizer], "multi_precision": dtype != "float32"}
-
-
-@functools.lru_cache(maxsize=1)  # the parts go from one model to the next
-def model(name: str, dtype: str) -> Model:
-    return Model.random(SETS[name](), DTYPES[dtype])
 
 
 def least(

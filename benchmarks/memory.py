@@ -9,8 +9,7 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 
-from cases import OPTIMIZERS, Case, Model
-from comparison import model
+from cases import OPTIMIZERS, Case, Model, model_of
 from ours import Stepspec
 from sections import Options, Part, Table, Target
 from shapes import Shapes
@@ -54,7 +53,7 @@ class Memory:
     def _measure(self, optimizer: str, threads: int) -> None:
         settings = OPTIMIZERS[optimizer]
         seconds(Stepspec(Case(optimizer, settings, Model.random(SMALL), threads), "fused_step"))
-        case = Case(optimizer, settings, model(SET, "float32"), threads)
+        case = Case(optimizer, settings, model_of(SET, "float32"), threads)
         size = sum(weight.nbytes for weight in case.model.weights) / MIB
         allocated = traced(planless(case).step) / MIB
         self.extras.append(Extra(optimizer, size, allocated, resident(planless(case).step)))

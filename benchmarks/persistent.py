@@ -4,8 +4,8 @@ from collections.abc import Iterator
 from dataclasses import asdict, replace
 from functools import partial
 
-from cases import Case
-from comparison import least, model, settings_of
+from cases import Case, model_of, settings_of
+from comparison import least
 from contest import Outcome, hold
 from figures import footnotes, header, line
 from peers import PEERS
@@ -31,7 +31,7 @@ class PersistentGradients:
 
     def _hold(self, options: Options, optimizer: str) -> None:
         settings = settings_of(optimizer, "float32")
-        case = Case(optimizer, settings, model(SET, "float32"), options.environment.threads)
+        case = Case(optimizer, settings, model_of(SET, "float32"), options.environment.threads)
         self.outcomes.append(hold(case, SET, options.rounds, RIVALS, persistent=True))
 
     def tables(self) -> Iterator[Table]:

@@ -1,5 +1,6 @@
 """What a section of the benchmark is: parts to run one after the other, then tables, targets and data."""
 
+import argparse
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,3 +72,11 @@ class Section(Protocol):
 
     def data(self) -> object:
         """Return what the JSON file holds of this section."""
+
+
+def at_least_one(text: str) -> int:
+    """Return the number that an option of the command line is, to be at least 1."""
+    number = int(text) if text.isdecimal() else 0
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 on")
+    return number

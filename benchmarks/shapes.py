@@ -1,5 +1,6 @@
 """The parameter tensors of the models that the benchmark steps: name -> shape, in the model's order."""
 
+import math
 from collections.abc import Callable
 from typing import TypeAlias
 
@@ -73,3 +74,8 @@ SETS: dict[str, Callable[[], Shapes]] = {
     "One of 50 M": one_large,
     "GPT-2 small": gpt2_small,
 }
+
+
+def size(name: str) -> int:
+    """Return how many elements one of the SETS has."""
+    return sum(math.prod(shape) for shape in SETS[name]().values())

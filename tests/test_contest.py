@@ -13,8 +13,7 @@ import optax_peer
 import stepspec
 import torch_peer
 from agreement import DisagreementError, disagreement, same_bits, take_steps
-from cases import DTYPES, OPTIMIZERS, Array, Case, Model, Reason
-from comparison import settings_of
+from cases import DTYPES, OPTIMIZERS, Array, Case, Model, Reason, settings_of
 from contest import Peers, Persistent, hold, moved
 from ours import PATHS, Stepspec
 from peers import PEERS
