@@ -16,22 +16,21 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from llvmlite import ir
 from numba import cuda
 from numba.cuda import types
 from numba.cuda.extending import intrinsic
 
-from stepspec import noise
 from stepspec.cuda.access import INT, PACKET, element_address, load, number_type, opener, store, word
 from stepspec.cuda.compilation import CHUNK, THREADS
 from stepspec.cuda.device_code import call
 from stepspec.cuda.kernels import Kernel
+from stepspec.cuda.noise_words import word_of, words_of_four
 from stepspec.cuda.recipes import ROWS, Pass, pass_name
 from stepspec.layout import TAIL, Layout, Parameter
-from stepspec.storage import width
 
-# bytes that a thread asks for before it waits
-IN_FLIGHT = 128
+# size of a number -> bytes of them that a thread asks for before it waits, so that all fit into its registers
+# with what the function itself needs: division and roots of float64 need most
+IN_FLIGHT = {4: 160, 8: 128}
 ALIGNMENT = 16
 TENSOR_BITS = 32
 
@@ -122,15 +121,16 @@ class Step:
         """Return how many packets of all arrays a thread asks for before it waits: a power of two."""
         if self.layout.formats.stochastic:
             return 1
-        size = self.packet * sum(width(self.layout.storage(name)) for name in self.reads)
-        return next((packets for packets in (4, 2) if packets * size <= IN_FLIGHT), 1)
+        size = self.layout.size
+        whole = self.packet * len(self.reads) * size
+        return next((packets for packets in (4, 2) if packets * whole <= IN_FLIGHT[size]), 1)
 
     def slot(self, name: str) -> int:
         """Return the position of a slot."""
         return [slot.name for slot in self.slots].index(name)
 
     def of(self, size: int, packets: int = 1) -> Any:
-        """Return `step(words, position)`: `packets` times `size` consecutive elements; others' lie between."""
+        """Return `step(words, position)`: `packets` times `size` elements, those of other threads between."""
 
         @intrinsic
         def step(typing: Any, words: Any, position: Any) -> Any:
@@ -145,6 +145,27 @@ class Step:
             return types.void(words, types.int64), generate
 
         return step
+
+    def values(self, ahead: int) -> Any:
+        """Return `values(words, position)`: what the function returns for elements THREADS apart.
+
+        It is a tuple of `ahead` tuples; all of their arrays are loaded first.
+        """
+        many = len(self.kernel.writes) + len(self.kernel.reduces)
+        each = types.UniTuple(self.number, many)
+        whole = types.UniTuple(each, ahead)
+
+        @intrinsic
+        def values(typing: Any, words: Any, position: Any) -> Any:
+            def generate(context: Any, builder: Any, signature: Any, given: Any) -> Any:
+                emit = _Emit(self, context, builder, given[0], 1)
+                loaded = [emit.loaded(builder.add(given[1], INT(THREADS * k))) for k in range(ahead)]
+                found = [context.make_tuple(builder, each, emit.called(arrays)[0]) for arrays in loaded]
+                return context.make_tuple(builder, whole, found)
+
+            return whole(words, types.int64), generate
+
+        return values
 
     def aligned(self) -> Any:
         """Return `aligned(words)`: whether packets of all arrays can go in one access."""
@@ -209,28 +230,14 @@ class _Emit:
     def _call(self, arrays: dict[str, list[Any]], k: int) -> list[Any]:
         step, number = self.step, self.step.number
         values = [arrays[name][k] if name in arrays else self._word(name) for name in step.arguments]
-        many = len(step.kernel.writes)
+        many = len(step.kernel.writes) + len(step.kernel.reduces)
         result = number if many == 1 else types.UniTuple(number, many)
         found = call(self.context, self.builder, step.kernel.function, result, [number] * len(values), values)
         return [found] if many == 1 else [self.builder.extract_value(found, k) for k in range(many)]
 
     def _noise(self, position: Any) -> list[Any]:
-        """Return the random words of consecutive elements, see Note [Noise]: at most those of one block."""
-        builder, short = self.builder, ir.IntType(32)
-        count, key = self._word("noise_count"), self._word("noise_key")
-        block = builder.lshr(position, INT(2))
-        given = [*self._halves(block), builder.and_(count, INT(noise.WORD_MASK)), INT(noise.ROUNDING)]
-        given += self._halves(key)
-        four = types.UniTuple(types.uint64, 4)
-        found = call(self.context, builder, noise.philox, four, [types.uint64] * 6, given)
-        words = [builder.trunc(builder.extract_value(found, k), short) for k in range(4)]
-        if self.size > 1:
-            return words
-        chosen, lane = words[0], builder.and_(position, INT(3))
-        for k in range(1, 4):
-            chosen = builder.select(builder.icmp_signed("==", lane, INT(k)), words[k], chosen)
-        return [chosen]
-
-    def _halves(self, value: Any) -> list[Any]:
-        """Return the low and the high word of 64 bits."""
-        return [self.builder.and_(value, INT(noise.WORD_MASK)), self.builder.lshr(value, INT(32))]
+        """Return a random word for each element."""
+        key, count = self._word("noise_key"), self._word("noise_count")
+        if self.size == 1:
+            return [word_of(self.context, self.builder, key, count, position)]
+        return words_of_four(self.context, self.builder, key, count, position)

@@ -57,7 +57,7 @@ class Pass:
     ) -> Pass:
         """Return the pass whose entry is `recipe(*arguments)`.
 
-        The recipe is a function of a module; its arguments are kernels, layouts, and what `repr` tells all of.
+        The recipe is a function of a module; its arguments are kernels, layouts, or told by their `repr`.
         """
         return cls(name, slots, parts, functools.partial(recipe, *arguments), _stamp(recipe, arguments))
 
