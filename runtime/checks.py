@@ -10,11 +10,14 @@ from typing import Any, NoReturn, Protocol
 import numpy as np
 
 from stepspec.formats import Formats, formats_of, is_half, is_supported, spelled
+from stepspec.one_place import check_on_host, refuse_on_device
 from stepspec.overlaps import check_overlaps
+from stepspec.places import ARRAY_TYPES as ARRAY_TYPES
+from stepspec.places import shadow
 from stepspec.sparse import RowSparse
+from stepspec.sparse_checks import type_name
 from stepspec.states import Array, Layout, Variant
 
-ARRAY_TYPES = (np.ndarray, np.memmap)
 _SINGLE = np.dtype(np.float32)
 
 
@@ -96,6 +99,7 @@ def check_call(rules: Rules, indices: Any, weights: Any, grads: Any, states: Any
     if len(set(numbers)) < len(numbers):
         index, times = next(pair for pair in Counter(numbers).items() if pair[1] > 1)
         raise ValueError(f"{rules._label(index)} is given {times} times in one call; once is allowed")
+    check_on_host(rules._label, numbers, weights, grads, states)
     kinds = Kinds(rules)
     tensors = zip(numbers, weights, grads, states, strict=True)
     entries = [_check_tensor(rules, kinds, *tensor) for tensor in tensors]
@@ -138,9 +142,10 @@ def check_index(index: Any) -> int:
 
 
 def check_weight(label: str, weight: Any) -> Array:
-    """Return `weight` if it is a NumPy array of a supported dtype, else raise TypeError."""
-    array = _check_array(f"the weight of {label}", weight)
-    _check_dtype(f"the weight of {label}", array)
+    """Return a weight, or the shadow of one on a device; TypeError unless an array of a supported dtype."""
+    what = f"the weight of {label}"
+    array = _check_array(what, shadow(weight, what))
+    _check_dtype(what, array)
     return array
 
 
@@ -164,6 +169,7 @@ def _check_tensor(rules: Rules, kinds: Kinds, index: int, weight: Any, grad: Any
 
 def check_gradient(what: str, grad: Any, weight: Array) -> None:
     """Raise TypeError or ValueError unless a gradient is one that a weight can have."""
+    refuse_on_device(what, grad)
     if isinstance(grad, RowSparse):
         grad.check(what, weight.shape)
         values = grad.values
@@ -245,8 +251,7 @@ def _check_array(what: str, value: Any) -> Array:
         remedy = "make a row-sparse gradient of it with stepspec.RowSparse.from_scipy"
     else:
         remedy = "convert it with np.asarray"
-    kind = f"{type(value).__module__}.{type(value).__qualname__}".removeprefix("builtins.")
-    raise TypeError(f"{what} must be a numpy.ndarray, not {kind}; {remedy}")
+    raise TypeError(f"{what} must be a numpy.ndarray, not {type_name(value)}; {remedy}")
 
 
 def _check_dtype(what: str, array: Array) -> None:

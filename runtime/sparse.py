@@ -9,8 +9,19 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from stepspec.formats import compute_dtype, is_half
-from stepspec.sparse_checks import check_array, check_values, checked_rows, checked_shape, type_name
+from stepspec.places import ARRAY_TYPES, shadow
+from stepspec.sparse_checks import (
+    check_array,
+    check_on_host,
+    check_values,
+    checked_rows,
+    checked_shape,
+    type_name,
+)
 from stepspec.states import Array
+
+_SUM = "sum rows that repeat with the library of the values, in PyTorch by grad.coalesce()"
+_COPY = "make a RowSparse of a copy of its values on the host"
 
 RowNumbers = Sequence[SupportsIndex] | NDArray[np.integer[Any]]
 
@@ -23,18 +34,18 @@ class RowSparse:
 
     Parameters
     ----------
-    values : numpy.ndarray of shape (k, ...)
+    values : numpy.ndarray, or array on a GPU, of shape (k, ...)
         The present rows, float16, bfloat16, float32 or float64, of any strides. Kept without a copy, never
         written.
     rows : int array or list of length k
-        Which rows they are: sorted, each once, in ``0 .. n - 1``. Copied.
+        Which rows they are: sorted, each once, in ``0 .. n - 1``. Copied; from a GPU, which waits for it.
     shape : tuple of int
         The shape of the whole gradient, ``(n, ...)``: at least one dimension.
 
     Raises
     ------
     TypeError
-        If `values` is no NumPy array or of another dtype, or `rows` or `shape` hold anything but ints.
+        If `values` is no such array or of another dtype, or `rows` or `shape` hold anything but ints.
     ValueError
         If the shapes do not fit, or rows are out of range, not sorted or repeated.
 
@@ -85,6 +96,7 @@ class RowSparse:
             As of the class, but for the order of rows.
 
         """
+        check_on_host("RowSparse.summed", values, _SUM)
         lengths = checked_shape(shape)
         numbers = checked_rows(rows, lengths)
         check_values("values", values, numbers, lengths)
@@ -100,6 +112,7 @@ class RowSparse:
     @classmethod
     def from_dense(cls, array: Array) -> RowSparse:
         """Return a copy of the rows of an array that hold anything but zeros. NaN is no zero, -0.0 is one."""
+        check_on_host("RowSparse.from_dense", array, "pass the array itself as the gradient")
         check_array("the array", array)
         if array.ndim == 0:
             raise ValueError("an array of shape () has no rows; reshape it to (1,)")
@@ -124,6 +137,7 @@ class RowSparse:
 
     def to_dense(self, dtype: DTypeLike | None = None) -> Array:
         """Return the whole gradient as a new array, of the values' dtype unless another one is given."""
+        check_on_host("to_dense", self._values, _COPY)
         self.check("the gradient", self._shape)
         dense = np.zeros(self._shape, self.dtype if dtype is None else dtype)
         dense[self.rows] = self._values
@@ -138,6 +152,7 @@ class RowSparse:
 
         if self.ndim != 2:
             raise ValueError(f"to_scipy takes 2 dimensions, not {self.ndim}: shape {self._shape}")
+        check_on_host("to_scipy", self._values, _COPY)
         self.check("the gradient", self._shape)
         height, width = self._shape
         values = self._values.astype(np.float32 if is_half(self.dtype) else self.dtype)
@@ -169,8 +184,16 @@ class RowSparse:
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        """The dtype of the values."""
-        return self._values.dtype
+        """The dtype of the values, NumPy's."""
+        values = self._values
+        return values.dtype if type(values) in ARRAY_TYPES else shadow(values).dtype
+
+    def over(self, values: Array) -> RowSparse:
+        """Return the same rows of other values, of the same shape: those of a shadow, see Note [Shadows]."""
+        made = object.__new__(RowSparse)
+        for name, value in (("_values", values), ("_numbers", self._numbers), ("_shape", self._shape)):
+            object.__setattr__(made, name, value)
+        return made
 
     def check(self, what: str, shape: tuple[int, ...]) -> None:
         """Raise ValueError, naming `what`, unless it has this shape and its values still fit it."""
@@ -179,12 +202,12 @@ class RowSparse:
         if not self.is_whole():
             raise ValueError(
                 f"{what} holds {len(self.rows)} rows of shape {self._shape[1:]}, but since then its values "
-                f"were given shape {self._values.shape}; make a new RowSparse"
+                f"were given shape {tuple(self._values.shape)}; make a new RowSparse"
             )
 
     def is_whole(self) -> bool:
         """Tell whether the values, whose shape can be changed in place, are still one per row."""
-        return self._values.shape == (len(self.rows), *self._shape[1:])
+        return tuple(self._values.shape) == (len(self.rows), *self._shape[1:])
 
     def __repr__(self) -> str:
         return (

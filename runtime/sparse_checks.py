@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stepspec.formats import SUPPORTED, is_supported
+from stepspec.places import ARRAY_TYPES, on_device, shadow, to_host
 
 
 def checked_shape(shape: Any) -> tuple[int, ...]:
@@ -27,6 +28,7 @@ def checked_shape(shape: Any) -> tuple[int, ...]:
 
 def checked_rows(rows: Any, shape: tuple[int, ...]) -> NDArray[np.int64]:
     """Return a copy of row numbers that lie within a shape, in the order given."""
+    rows = to_host(rows)
     if isinstance(rows, np.ma.MaskedArray):
         raise TypeError("rows must not be masked; leave out what is with rows.compressed()")
     try:
@@ -53,22 +55,31 @@ def check_values(what: str, values: Any, rows: NDArray[np.int64], shape: tuple[i
     """Raise TypeError or ValueError unless there is a row of values, of the right shape, for each row."""
     check_array(what, values)
     expected = (rows.size, *shape[1:])
-    if values.shape != expected:
+    if tuple(values.shape) != expected:
         raise ValueError(
             f"{what} must have shape {expected}, for {rows.size} rows of a gradient of shape {shape}, "
-            f"not {values.shape}"
+            f"not {tuple(values.shape)}"
         )
 
 
 def check_array(what: str, array: Any) -> None:
     """Raise TypeError unless an object is an array of a dtype that gradients can have."""
-    if type(array) not in (np.ndarray, np.memmap):
+    array = shadow(array, what)
+    if type(array) not in ARRAY_TYPES:
         raise TypeError(f"{what} must be a numpy.ndarray, not {type_name(array)}; convert it with np.asarray")
     if not is_supported(array.dtype):
         order = "" if array.dtype.isnative else " in foreign byte order"
         raise TypeError(
             f"{what} must have one of the dtypes {', '.join(SUPPORTED)}, not {array.dtype.name}{order}; "
             "convert it with .astype(np.float32)"
+        )
+
+
+def check_on_host(method: str, array: Any, remedy: str) -> None:
+    """Raise TypeError if an array, whose numbers a method reads, is on a device."""
+    if on_device(array):
+        raise TypeError(
+            f"{method} reads numbers on the host, and those of a {type_name(array)} are on a GPU: {remedy}"
         )
 
 

@@ -41,11 +41,11 @@ GENERATOR = (
     "cli",
 )
 RUNTIME = (
-    "kernel_cache machine_code num_threads schedule_arguments sources",
+    "kernel_cache machine_code num_threads places schedule_arguments sources",
     "atomic compilation exclusive formats halves hyperparameters kept",
     "counts lr_scheduler noise notices sparse_checks states transcendental",
     "archive batches lanes memory overlaps pointers rates reference sparse storage synchronization",
-    "objects rule tally work",
+    "objects one_place rule tally work",
     "arguments canonical checks inputs reading_arrays reading_calls tables threads",
     "streaming",
     "arithmetic arrays changes names reductions selections tensors walks",
@@ -79,7 +79,9 @@ CUDA = (
     "entries scattered",
     "column_entries row_entries",
     "passes",
+    "libraries",
     "arrays",
+    "copies",
     "norms tables",
     "launches",
     "plan",
