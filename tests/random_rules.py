@@ -26,8 +26,9 @@ VALUES = {
     "unit": [1e-46, 1e-20, 0.5, 1.0],
     "above": [1.0, 1.5, 40.0],
 }
-STATES = {"h": "element", "v": "element", "q": "row"}
+STATES = {"h": "element", "v": "element", "q": "row", "c": "column", "k": "tensor"}
 PER_ROW = ["mean(square(g), per=row)", "norm(g, per=row)", "max(abs(g), per=row)", "sum(g * weight, per=row)"]
+PER_COLUMN = ["mean(square(g), per=column)", "max(g, per=column)", "norm(weight, per=column)"]
 
 
 class RandomRule:
@@ -97,9 +98,35 @@ class RandomRule:
         return text
 
 
-def random_spec(chance: random.Random) -> Spec:
+class WideRule(RandomRule):
+    """Writes formulas of every extent: also of columns and the tensor, reduced from all others."""
+
+    def element(self, depth: int = 3) -> str:
+        if depth == 0 or self.chance.random() < 0.7:
+            return super().element(depth)
+        value = self.one("g", "q", "c", "q * q", "abs(c)", "q * c", "weight", super().element(depth - 1))
+        kinds = ("norm", "sum", "mean", "max")
+        return self.one(
+            f"{self.one(*kinds)}({value})",
+            f"{self.one(*kinds)}(g * ({value}), per=row)",
+            f"{self.one(*kinds)}(g - ({value}), per=column)",
+            "c",
+            "k",
+        )
+
+    def update(self) -> str:
+        text = super().update()
+        per_column, per_tensor = f"c + {self.one(*PER_COLUMN)}", f"tanh(k + {self.one('norm(g)', 'sum(q)')})"
+        for name, value in (("k", per_tensor), ("c", per_column), ("q", f"q + {self.one(*PER_ROW)}")):
+            assigned = any(line.startswith(f"{name} =") for line in text.split("\n"))
+            if _mentions(text, name) and not assigned:
+                text += f"\n{name} = {value}"
+        return text
+
+
+def random_spec(chance: random.Random, kind: type[RandomRule] = RandomRule) -> Spec:
     """Return a random spec called X; SpecError if its rule is none."""
-    update = RandomRule(chance).update()
+    update = kind(chance).update()
     declared = [
         f'{name}: {{default: {VALUES[name][-2]}, range: "{text}"}}'
         for name, text in RANGES.items()
