@@ -13,7 +13,7 @@ import numpy as np
 
 from cases import Array
 from gpu_places import DTYPES, Device, Library
-from stepspec.cuda.arrays import to_host
+from stepspec.cuda.copies import to_host
 from stepspec.cuda.driver import use
 
 TESTS = Path(__file__).parents[1] / "tests"
