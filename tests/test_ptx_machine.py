@@ -1,5 +1,7 @@
 """The PTX machine: each family of instructions against NumPy, and planted faults that it has to find."""
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -7,7 +9,7 @@ from ptx_machine import Machine, MachineError, Memory
 
 WIDTHS = {1: "u8", 2: "b16", 4: "b32", 8: "b64"}
 REGISTERS = {1: "%h", 2: "%h", 4: "%r", 8: "%d"}
-Array = npt.NDArray[np.generic]
+Array = npt.NDArray[Any]
 
 FRAME = """
 .version 9.0
@@ -39,12 +41,12 @@ def kernel(body: str, pointers: int = 1, outside: str = "") -> Machine:
     return Machine(FRAME.format(outside=outside, parameters=parameters, loads=loads, body=body, stores=""))
 
 
-def run(body: str, *arrays: Array, result: object = np.uint32, grid: int = 1) -> Array:
+def run(body: str, *arrays: Array, result: Any = np.uint32, grid: int = 1) -> Array:
     """Return what a body leaves in %r9 (%d9, %h9) of 64 threads, given their elements of arrays.
 
     These are in %r0, %r1, ... (%d0 ..., %h0 ... by their size).
     """
-    dtype = np.dtype(result)  # type: ignore[call-overload]  # mypy knows no types of types here
+    dtype = np.dtype(result)
     loads, stores = [], []
     for index, array in enumerate([*arrays, np.empty(64 * grid, dtype)]):
         size = array.itemsize
@@ -67,7 +69,7 @@ def same(found: Array, expected: Array) -> None:
         np.testing.assert_array_equal(np.signbit(found[found == 0]), np.signbit(expected[expected == 0]))
 
 
-def numbers(dtype: type, seed: int) -> Array:
+def numbers(dtype: Any, seed: int) -> Array:
     """Return 64 numbers, the special ones among them."""
     rng = np.random.default_rng(seed)
     info = np.finfo(dtype)
@@ -89,7 +91,7 @@ def numbers(dtype: type, seed: int) -> Array:
     return rng.permutation(many).astype(dtype)
 
 
-def integers(dtype: type, seed: int) -> Array:
+def integers(dtype: Any, seed: int) -> Array:
     info = np.iinfo(dtype)
     rng = np.random.default_rng(seed)
     special = np.array([0, 1, 2, info.max, info.min, info.max - 1, 7, 31, 32, 33, 64, 63], dtype)
@@ -99,8 +101,8 @@ def integers(dtype: type, seed: int) -> Array:
     return many
 
 
-SIGNED = {4: np.int32, 8: np.int64}
-FLOATS = {4: np.float32, 8: np.float64}
+SIGNED: dict[int, Any] = {4: np.int32, 8: np.int64}
+FLOATS: dict[int, Any] = {4: np.float32, 8: np.float64}
 
 
 @pytest.mark.parametrize("size", [4, 8])
@@ -162,7 +164,7 @@ def test_integers_wrap(size: int, signed: bool) -> None:
     a, b, r = integers(dtype, 4), integers(dtype, 5), REGISTERS[size]
     kind = f"{'s' if signed else 'u'}{8 * size}"
     exact = [(int(x), int(y)) for x, y in zip(a, b, strict=True)]
-    wrapped = {
+    wrapped: dict[str, list[int | None]] = {
         "add": [x + y for x, y in exact],
         "sub": [x - y for x, y in exact],
         "mul.lo": [x * y for x, y in exact],
@@ -477,7 +479,7 @@ PLACE = "shl.b32 %r1, %r52, 2; cvt.u64.u32 %d1, %r1; add.s64 %d2, %d40, %d1;"
 @pytest.mark.parametrize(
     ("body", "count", "grid", "message"),
     [
-        (f"{PLACE} ld.global.u32 %r2, [%d2];", 63, 1, "thread 63 of block 0 is outside all that is allocated"),
+        (f"{PLACE} ld.global.u32 %r2, [%d2];", 63, 1, "thread 63 of block 0 is outside all that"),
         (f"{PLACE} ld.global.u32 %r2, [%d2+-4];", 64, 1, "thread 0 of block 0 is outside"),
         (f"{PLACE} st.global.b64 [%d2], %d2;", 66, 1, "thread 1 of block 0 is not aligned to 8 bytes"),
         (f"{PLACE} st.global.v2.b32 [%d2], {{%r1, %r1}};", 66, 1, "thread 1 .* not aligned to 8"),
@@ -523,7 +525,12 @@ def test_memory_that_nothing_has_written() -> None:
 
 
 def test_shared_memory_ends() -> None:
-    body = ".shared .align 4 .b8 place[128]; mov.u32 %r1, place; mad.lo.u32 %r1, %r50, 4, %r1; st.shared.u32 [%r1], 0;"
+    body = """
+    .shared .align 4 .b8 place[128];
+    mov.u32 %r1, place;
+    mad.lo.u32 %r1, %r50, 4, %r1;
+    st.shared.u32 [%r1], 0;
+    """
     with pytest.raises(MachineError, match="thread 32 of block 0 is outside the 128 bytes of shared memory"):
         kernel(body).launch(Memory(4096), 1, [0], threads=64)
 

@@ -261,7 +261,7 @@ class CudaEvent:
         weakref.finalize(self, driver.release, "cuEventDestroy", device, handle).atexit = False
 
     def record(self, stream: int) -> None:
-        with self._driver.context(self._device):
+        with self._driver.current(self._device):
             self._driver.call("cuEventRecord", self.handle, stream)
 
     def done(self) -> bool:
