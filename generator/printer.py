@@ -160,8 +160,10 @@ class ReferencePrinter(Printer):
         return super().power(expr) if expr.stage else _host_power(self, expr)
 
     def select(self, expr: Select) -> tuple[str, int]:
-        if expr.condition.extent.is_scalar:
+        alike = expr.then.extent == expr.otherwise.extent
+        if expr.condition.extent.is_scalar and (expr.extent.is_scalar or alike):
             return super().select(expr)
+        # whichever is chosen, the value has the shape and dtype of both together
         condition = self.text(expr.condition)
         branches = f"{self._beside_array(expr.then)}, {self._beside_array(expr.otherwise)}"
         return f"{self.use('where')}({condition}, {branches})", ATOM

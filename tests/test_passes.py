@@ -50,6 +50,8 @@ MOM = "mom: {when: momentum > 0}"
         ("(lr ** 2) ** t * grad", "(lr**2) ** t * grad"),
         ("lr if grad > 0 else weight", "where(grad > 0, dtype(lr), weight)"),
         ("(lr if t > 5 else wd) * grad", "(lr if t > 5 else wd) * grad"),
+        ("lr if t > 5 else grad", "where(t > 5, dtype(lr), grad)"),
+        ("grad if t > 5 else weight", "grad if t > 5 else weight"),
         ("lr * norm(grad) * grad", "dtype(lr * norm(grad)) * grad"),
         ("maximum(grad, 1e-8)", "maximum(grad, dtype(1e-08))"),
         (
