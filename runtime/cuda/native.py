@@ -1,26 +1,14 @@
 """The driver of NVIDIA's GPUs, through cuda.bindings.
 
-Note [Contexts]
-All work happens in the devices' primary contexts, which PyTorch, CuPy and Numba use too; they are kept until
-the process ends. A thread's own context is current again after each call, or after `with current(device)`,
-within which calls find the right one there already.
-
 Note [Freeing]
 Memory is freed when its owner is collected, and a launch may still use it then. So the device's work is
 waited for first: that happens when a plan is dropped, never in a step. An event's handle outlives the work.
-
-Note [Forks]
-CUDA does not survive a fork: calls in the child fail or hang. The child gets an error that says so, and frees
-nothing, for what it inherited belongs to its parent.
 """
 
 from __future__ import annotations
 
 import ctypes
 import functools
-import logging
-import os
-import threading
 import weakref
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -28,12 +16,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from stepspec.cuda.driver import Compiled, CudaError, Event, Function
+from stepspec.cuda.calls import Calls
+from stepspec.cuda.driver import Compiled, Event, Function
 
-log = logging.getLogger("stepspec")
 
-
-class CudaDriver:
+class CudaDriver(Calls):
     """CUDA's driver, see `stepspec.cuda.driver.Driver` for what its methods do.
 
     Parameters
@@ -43,23 +30,13 @@ class CudaDriver:
 
     """
 
-    def __init__(self, api: Any) -> None:
-        self._api = api
-        self._contexts: dict[int, Any] = {}
-        self._forked = False
-        # the device whose context this made the thread's current one
-        self.thread = threading.local()
-        driver = weakref.ref(self)
-        if hasattr(os, "register_at_fork"):
-            os.register_at_fork(after_in_child=lambda: _forbid(driver()))
-
     def devices(self) -> int:
         count: int = self.call("cuDeviceGetCount")
         return count
 
     @functools.cache  # noqa: B019 - one driver lives as long as the process
     def capability(self, device: int) -> tuple[int, int]:
-        names = self._api.CUdevice_attribute
+        names = self.api.CUdevice_attribute
         return (
             self._attribute(names.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR, device),
             self._attribute(names.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR, device),
@@ -67,7 +44,7 @@ class CudaDriver:
 
     @functools.cache  # noqa: B019 - as above
     def multiprocessors(self, device: int) -> int:
-        name = self._api.CUdevice_attribute.CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT
+        name = self.api.CUdevice_attribute.CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT
         return self._attribute(name, device)
 
     def _attribute(self, name: Any, device: int) -> int:
@@ -75,13 +52,13 @@ class CudaDriver:
         return value
 
     def device_of(self, address: int) -> int | None:
-        names = self._api.CUpointer_attribute
-        self._refuse_fork("cuPointerGetAttribute")
-        status, kind = self._api.cuPointerGetAttribute(names.CU_POINTER_ATTRIBUTE_MEMORY_TYPE, address)
-        if status == self._api.CUresult.CUDA_ERROR_INVALID_VALUE:  # CUDA does not know the address
+        names = self.api.CUpointer_attribute
+        self.refuse_fork("cuPointerGetAttribute")
+        status, kind = self.api.cuPointerGetAttribute(names.CU_POINTER_ATTRIBUTE_MEMORY_TYPE, address)
+        if status == self.api.CUresult.CUDA_ERROR_INVALID_VALUE:  # CUDA does not know the address
             return None
-        self._check("cuPointerGetAttribute", status)
-        if int(kind) != int(self._api.CUmemorytype.CU_MEMORYTYPE_DEVICE):
+        self.check_status("cuPointerGetAttribute", status)
+        if int(kind) != int(self.api.CUmemorytype.CU_MEMORYTYPE_DEVICE):
             return None
         device: int = self.call("cuPointerGetAttribute", names.CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL, address)
         return device
@@ -91,8 +68,8 @@ class CudaDriver:
             return CudaMemory(self, device, int(self.call("cuMemAlloc", max(size, 1))))
 
     def pin(self, size: int) -> CudaPinned:
-        with self.current(next(iter(self._contexts), 0)):
-            address = int(self.call("cuMemHostAlloc", max(size, 1), self._api.CU_MEMHOSTALLOC_PORTABLE))
+        with self.current(next(iter(self.contexts), 0)):
+            address = int(self.call("cuMemHostAlloc", max(size, 1), self.api.CU_MEMHOSTALLOC_PORTABLE))
         return CudaPinned(self, address, size)
 
     def copy_in(self, device: int, target: int, source: int, size: int, stream: int) -> None:
@@ -129,17 +106,17 @@ class CudaDriver:
         packed[count:] = arguments
         blocks, block, shared = (grid, 1, 1), (threads, 1, 1), 0
         return functools.partial(
-            self._api.cuLaunchKernel, function[1], *blocks, *block, shared, stream, packed, 0
+            self.api.cuLaunchKernel, function[1], *blocks, *block, shared, stream, packed, 0
         )
 
     def check(self, results: Iterable[object]) -> None:
         result: Any
         for result in results:
-            self._check("cuLaunchKernel", result[0])
+            self.check_status("cuLaunchKernel", result[0])
 
     def event(self, device: int) -> CudaEvent:
         with self.current(device):
-            flags = self._api.CUevent_flags.CU_EVENT_DISABLE_TIMING
+            flags = self.api.CUevent_flags.CU_EVENT_DISABLE_TIMING
             return CudaEvent(self, device, self.call("cuEventCreate", flags))
 
     def wait(self, device: int, stream: int, event: Event) -> None:
@@ -151,87 +128,20 @@ class CudaDriver:
         with self.current(device):
             self.call("cuStreamSynchronize", stream)
 
-    def current(self, device: int) -> _Current:
-        return _Current(self, device)
-
-    def context(self, device: int) -> Any:
-        """Return a device's primary context."""
-        if device not in self._contexts:
-            self._contexts[device] = self.call("cuDevicePrimaryCtxRetain", device)
-        return self._contexts[device]
-
     def query(self, event: Any) -> bool:
         """Whether an event has happened."""
-        self._refuse_fork("cuEventQuery")
-        (status,) = self._api.cuEventQuery(event)
-        if status == self._api.CUresult.CUDA_ERROR_NOT_READY:
+        self.refuse_fork("cuEventQuery")
+        (status,) = self.api.cuEventQuery(event)
+        if status == self.api.CUresult.CUDA_ERROR_NOT_READY:
             return False
-        self._check("cuEventQuery", status)
+        self.check_status("cuEventQuery", status)
         return True
 
     def free(self, name: str, handle: Any, devices: tuple[int, ...]) -> None:
         """Free memory that these devices, or all, may still use, see Note [Freeing]."""
-        for device in devices or tuple(self._contexts):
+        for device in devices or tuple(self.contexts):
             self.release("cuCtxSynchronize", device)
-        self.release(name, next(iter(devices or self._contexts), 0), handle)
-
-    def release(self, name: str, device: int, *handle: Any) -> None:
-        """Call what frees something: nothing in a forked child, and in vain after an error."""
-        if self._forked:
-            return
-        try:
-            with self.current(device):
-                self.call(name, *handle)
-        except CudaError as error:
-            log.debug("what was in use on a GPU is not freed: %s", error)
-
-    def call(self, name: str, *arguments: Any) -> Any:
-        """Call a function of the driver; return its result, if it has one."""
-        self._refuse_fork(name)
-        status, *results = getattr(self._api, name)(*arguments)
-        if status:
-            self._check(name, status)
-        return results[0] if results else None
-
-    def _check(self, name: str, status: Any) -> None:
-        if status != self._api.CUresult.CUDA_SUCCESS:
-            known, text = (
-                what.decode() if what else "unknown"
-                for _, what in (self._api.cuGetErrorName(status), self._api.cuGetErrorString(status))
-            )
-            raise CudaError(f"{name} failed: {known}, {text}")
-
-    def _refuse_fork(self, name: str) -> None:
-        if self._forked:
-            raise CudaError(
-                f"{name} failed: this process was forked from one that uses CUDA, which no child can; start "
-                "it by spawn or forkserver, or let the parent use the GPU only after the fork"
-            )
-
-    def forbid(self) -> None:
-        """Refuse all calls from now on, see Note [Forks]."""
-        self._forked = True
-
-
-class _Current:
-    """A device's context as the current one for a while: see Note [Contexts]."""
-
-    __slots__ = ("_before", "_device", "_driver")
-
-    def __init__(self, driver: CudaDriver, device: int) -> None:
-        self._driver, self._device = driver, device
-
-    def __enter__(self) -> None:
-        thread = self._driver.thread
-        self._before = getattr(thread, "device", None)
-        if self._before != self._device:
-            self._driver.call("cuCtxPushCurrent", self._driver.context(self._device))
-            thread.device = self._device
-
-    def __exit__(self, *error: object) -> None:
-        if self._before != self._device:
-            self._driver.thread.device = self._before
-            self._driver.call("cuCtxPopCurrent")
+        self.release(name, next(iter(devices or self.contexts), 0), handle)
 
 
 class CudaMemory:
@@ -266,8 +176,3 @@ class CudaEvent:
 
     def done(self) -> bool:
         return self._driver.query(self.handle)
-
-
-def _forbid(driver: CudaDriver | None) -> None:
-    if driver is not None:
-        driver.forbid()
