@@ -1,17 +1,15 @@
 """Instructions of PTX that reach memory or other threads, decoded for the machine."""
 
 import re
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from ptx_arithmetic import KINDS, UNSIGNED, larger, smaller
 from ptx_conversions import narrowed, widened
 from ptx_memory import Fault, MachineError, Offsets
+from ptx_registers import Registers, Step
 from ptx_state import State
 from ptx_text import SIZES, Instruction, split
-
-if TYPE_CHECKING:
-    from ptx_instructions import Registers, Step
 
 _SPACES = ("global", "shared", "local", "const")
 _HINTS = {
@@ -25,7 +23,7 @@ _CHANGES: dict[str, Any] = {
 }  # fmt: skip
 
 
-def load(registers: "Registers", instruction: Instruction) -> "Step":
+def load(registers: Registers, instruction: Instruction) -> Step:
     """Decode ld."""
     space, kind, _ = _access(instruction)
     targets = _vector(instruction.operands[0])
@@ -50,7 +48,7 @@ def load(registers: "Registers", instruction: Instruction) -> "Step":
     return step
 
 
-def store(registers: "Registers", instruction: Instruction) -> "Step":
+def store(registers: Registers, instruction: Instruction) -> Step:
     """Decode st."""
     space, kind, _ = _access(instruction)
     if "param" in instruction.opcode:
@@ -70,7 +68,7 @@ def store(registers: "Registers", instruction: Instruction) -> "Step":
     return step
 
 
-def change(registers: "Registers", instruction: Instruction) -> "Step":
+def change(registers: Registers, instruction: Instruction) -> Step:
     """Decode atom and red: threads take turns, in order."""
     returns = instruction.opcode[0] == "atom"
     target, place, *rest = instruction.operands if returns else ("_", *instruction.operands)
@@ -106,7 +104,7 @@ def _take_turns(words: Any, places: Offsets, values: list[Any], name: str) -> An
     return old
 
 
-def shuffle(registers: "Registers", instruction: Instruction) -> "Step":
+def shuffle(registers: Registers, instruction: Instruction) -> Step:
     """Decode shfl.sync."""
     target, _, predicate = instruction.operands[0].partition("|")
     result = registers.operand(target, "b32")
@@ -133,7 +131,7 @@ def shuffle(registers: "Registers", instruction: Instruction) -> "Step":
     return step
 
 
-def vote(registers: "Registers", instruction: Instruction) -> "Step":
+def vote(registers: Registers, instruction: Instruction) -> Step:
     """Decode vote.sync."""
     mode, kind = instruction.opcode[2:]
     result, asked = registers.operand(instruction.operands[0], kind), instruction.operands[1]
@@ -151,7 +149,7 @@ def vote(registers: "Registers", instruction: Instruction) -> "Step":
     return step
 
 
-def warp_barrier(registers: "Registers", instruction: Instruction) -> "Step":
+def warp_barrier(registers: Registers, instruction: Instruction) -> Step:
     """Decode bar.warp.sync: what a warp's threads did before it, the others see behind it."""
 
     def step(state: State) -> None:
@@ -186,7 +184,7 @@ def _vector(text: str) -> tuple[str, ...]:
     return split(text.strip("{} "))
 
 
-def _address(registers: "Registers", text: str) -> tuple[int, int]:
+def _address(registers: Registers, text: str) -> tuple[int, int]:
     """Return the register and the offset of `[%rd1+16]`; a variable's name is a constant."""
     match = re.fullmatch(r"\[\s*([%\w$]+)\s*(?:\+\s*(-?\d+))?\s*\]", text)
     if not match:

@@ -19,8 +19,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 from ptx_arithmetic import KINDS, UNSIGNED, Bits
-from ptx_instructions import Registers, Step, decode
+from ptx_instructions import decode
 from ptx_memory import MachineError, Memory
+from ptx_registers import Registers, Step
 from ptx_state import State
 from ptx_text import SIZES, Function, Instruction, Label, Variable, parse
 
