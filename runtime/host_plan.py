@@ -103,9 +103,9 @@ class HostPlan(Plan[tuple[Group, ...]]):
         for group in groups:
             _launch(group, self.known.tally.raising(group.part))
 
-    def batches(self, order: Order) -> list[int]:
-        """Return how many batches the tensors launched together are cut into."""
-        return [group.work.batches.size - 1 for group in self.launches(order)]
+    def counts(self, order: Order) -> list[tuple[int, int]]:
+        """Return how many batches and parallel regions there are of the tensors launched together."""
+        return [(group.work.batches.size - 1, 1) for group in self.launches(order)]
 
     def _made(self, order: Order) -> tuple[Group, ...]:
         return tuple([self._group(order, part) for part in order.parts(len(self.indices))])

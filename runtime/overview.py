@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from stepspec.batches import kernels_of
 from stepspec.formats import HALF, Formats
 from stepspec.plan import Order, Plan
 
@@ -40,11 +41,16 @@ class Launch:
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """Tensors launched together: how many, their launches in order, and the batches that threads share."""
+    """Tensors launched together: how many, their launches in order, and the batches that threads share.
+
+    On a GPU blocks share the batches, and `regions` counts what the driver is asked to launch; on the host
+    there is one parallel region for all.
+    """
 
     tensors: int
     launches: tuple[Launch, ...]
     batches: int
+    regions: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +71,8 @@ class Overview:
         Tensors with row-sparse gradients: of the lazy ones only the rows of the gradient are updated.
     frozen
         Tensors that a learning rate of 0 leaves alone.
+    device
+        The number of the GPU that does it; None for the host.
 
     """
 
@@ -75,6 +83,7 @@ class Overview:
     lazy: tuple[str, ...]
     scattered: tuple[str, ...]
     frozen: tuple[str, ...]
+    device: int | None = None
 
     @property
     def bytes(self) -> int:
@@ -86,9 +95,11 @@ class Overview:
 
     def _lines(self) -> Iterator[str]:
         tensors = sum(group.tensors for group in self.groups)
-        yield f"{self.optimizer}: {tensors} tensors in {len(self.groups)} groups, {self.bytes:,} bytes"
+        place = "" if self.device is None else f", on GPU {self.device}"
+        yield f"{self.optimizer}: {tensors} tensors in {len(self.groups)} groups, {self.bytes:,} bytes{place}"
         for number, group in enumerate(self.groups, 1):
-            yield f"group {number}: {group.tensors} tensors, {group.batches} batches"
+            regions = "" if self.device is None else f" in {group.regions} launches"
+            yield f"group {number}: {group.tensors} tensors, {group.batches} batches{regions}"
             for launch in group.launches:
                 yield (
                     f"    {launch.kernel}: {launch.tensors} tensors, {launch.elements:,} elements, "
@@ -107,9 +118,9 @@ class Overview:
 def describe(optimizer: str, plan: Plan[Any], order: Order) -> Overview:
     """Describe the launches of a plan."""
     groups = []
-    for part, batches in zip(order.parts(len(plan.indices)), plan.batches(order), strict=True):
+    for part, counts in zip(order.parts(len(plan.indices)), plan.counts(order), strict=True):
         moving = [tensor for tensor in part if tensor not in order.frozen]
-        groups.append(Group(len(part), tuple(_launches(plan, order, moving)), batches))
+        groups.append(Group(len(part), tuple(_launches(plan, order, moving)), *counts))
     sparse = frozenset(plan.gradients.sparse)
     return Overview(
         optimizer,
@@ -117,6 +128,7 @@ def describe(optimizer: str, plan: Plan[Any], order: Order) -> Overview:
         plan.copied,
         plan.gradients.copied,
         *(_labels(plan, tensors) for tensors in (order.lazy, sparse - order.lazy, order.frozen)),
+        device=plan.device,
     )
 
 
@@ -129,18 +141,17 @@ def _launches(plan: Plan[Any], order: Order, tensors: list[int]) -> Iterator[Lau
         using: dict[Any, list[int]] = {}
         for tensor in tensors:
             shape = plan.shapes[tensor]
-            kernel = stage.get(shape.variant)
-            if kernel is not None:
+            for kernel in kernels_of(stage, shape.variant):
                 using.setdefault((kernel, _streams(kernel, shape.formats)), []).append(tensor)
         for (kernel, streams), users in using.items():
             pairs = [_work(plan, kernel, tensor, tensor in order.lazy) for tensor in users]
             elements, moved = map(sum, zip(*pairs, strict=True))
-            yield Launch(kernel.function.__name__, len(users), elements, moved, streams)
+            yield Launch(kernel.name.rpartition(".")[2], len(users), elements, moved, streams)
 
 
 def _streams(kernel: Any, formats: Formats) -> Streams:
     """Return a kernel's streams: one that reduces writes no array, any other all but the gradient."""
-    names = [p.name for p in kernel.parameters if p.role == "element"]
+    names = [p.name for p in kernel.slots if p.role == "element"]
     sizes = [
         _itemsize(formats.weight if name == "weight" else formats.state) for name in names if name != "grad"
     ]
@@ -159,7 +170,7 @@ def _work(plan: Plan[Any], kernel: Any, tensor: int, lazy: bool) -> tuple[int, i
     rows = int(plan.gradients.present[tensor]) if lazy and not kernel.reductions else shape.rows
     units = {"element": rows * shape.columns, "row": rows, "column": shape.columns}
     moved = 0
-    for parameter in kernel.parameters:
+    for parameter in kernel.slots:
         if parameter.role not in units:
             continue
         count = units[parameter.role]

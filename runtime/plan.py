@@ -81,12 +81,15 @@ class Plan(ABC, Generic[Launches]):
         What recognises a call, and what takes its gradients.
     shapes
         The tensors.
+    device
+        The number of the GPU where they are; None for the host.
     copied
         What messages call those whose weights or states are worked on in contiguous buffers.
 
     """
 
     target: ClassVar[str]
+    device: int | None = None
     known: Recognition
     gradients: Held
     copied: tuple[str, ...]
@@ -133,8 +136,8 @@ class Plan(ABC, Generic[Launches]):
         """Do what a call asks for, and count."""
 
     @abstractmethod
-    def batches(self, order: Order) -> list[int]:
-        """Return how many batches the tensors launched together are cut into."""
+    def counts(self, order: Order) -> list[tuple[int, int]]:
+        """Return how many batches and parallel regions there are of the tensors launched together."""
 
     @abstractmethod
     def _made(self, order: Order) -> Launches:

@@ -155,7 +155,7 @@ class GradientRows:
         """Note where checked gradients lie, given as shadows."""
         for i, grad in grads.items():
             values = _values(grad)
-            self.addresses[i] = values.ctypes.data
+            self.addresses[i] = values.ctypes.data if values.size else 0
             if not is_plain(values):
                 buffer = self._buffer(i, values)
                 self.addresses[i] = buffer.ctypes.data

@@ -90,10 +90,11 @@ class DevicePlan(Plan[Launches]):
 
     def __init__(self, optimizer: Steps, entries: Sequence[Entry], given: Given) -> None:
         super().__init__(optimizer, entries, given)
-        self._driver, self._device = driver(), _device(given)
+        self.device: int = _device(given)
+        self._driver = driver()
         self.known = Known(given, [names_of(entry) for entry in entries], optimizer._counts)
-        self.gradients = GradientRows(self._driver, self._device, entries)
-        self._staging = Staging(self._driver, self._device)
+        self.gradients = GradientRows(self._driver, self.device, entries)
+        self._staging = Staging(self._driver, self.device)
         self._buffers: list[list[Pair]] = [[] for _ in entries]
         self._noisy = [i for i, entry in enumerate(entries) if entry.stochastic]
         keys, self._noise_count = np.zeros((2, len(entries)), np.int64)
@@ -141,7 +142,7 @@ class DevicePlan(Plan[Launches]):
             self._noise_count[i] = rates.distinct[rates.of[i]].t & noise.WORD_MASK
         self.note_layouts(optimizer)
         stream, *others = self._streams
-        with self._driver.current(self._device):
+        with self._driver.current(self.device):
             ready = launches.ready(stream)
             moved = self._moved()
             shipment = self._begin(stream, others)
@@ -159,19 +160,20 @@ class DevicePlan(Plan[Launches]):
             finally:
                 self._end(shipment, stream, others)
 
-    def batches(self, order: Order) -> list[int]:
-        """Return how many items the tensors launched together are cut into, in all passes."""
+    def counts(self, order: Order) -> list[tuple[int, int]]:
+        """Return how many items and launches there are of the tensors launched together."""
         groups = self.launches(order).program.groups
-        return [sum(use.items.size for use in group.uses) for group in groups]
+        sizes = [[use.items.size for use in group.uses if use.items.size] for group in groups]
+        return [(sum(items), len(items)) for items in sizes]
 
     def _begin(self, stream: int, others: Sequence[int]) -> Shipment:
         """Let the stream wait for what the step depends on."""
         shipment = self._staging.take()
         if self._last is not None and self._last[0] != stream:
-            self._driver.wait(self._device, stream, self._last[1].event)
+            self._driver.wait(self.device, stream, self._last[1].event)
         for other in others:
             shipment.event.record(other)
-            self._driver.wait(self._device, stream, shipment.event)
+            self._driver.wait(self.device, stream, shipment.event)
         return shipment
 
     def _end(self, shipment: Shipment, stream: int, others: Sequence[int]) -> None:
@@ -179,7 +181,7 @@ class DevicePlan(Plan[Launches]):
         shipment.event.record(stream)
         self._last = stream, shipment
         for other in others:
-            self._driver.wait(self._device, other, shipment.event)
+            self._driver.wait(self.device, other, shipment.event)
 
     def _named(self, grads: tuple[Any, ...]) -> tuple[int, ...]:
         """Return the streams that the arrays name, first the one to launch on."""
@@ -189,7 +191,7 @@ class DevicePlan(Plan[Launches]):
     def _moved(self) -> Copies | None:
         """Return the copies of gradients into buffers, if there are any."""
         moved = self.gradients.moved
-        return Copies(self._driver, self._device, moved) if moved else None
+        return Copies(self._driver, self.device, moved) if moved else None
 
     # ------------------------------------------------------------------ making it
 
@@ -200,7 +202,7 @@ class DevicePlan(Plan[Launches]):
             "present_rows": self.gradients.present_rows,
             "grad": self.gradients.addresses,
         }
-        program = Program(self._driver, self._device, self.shapes, order, self._fixed, live)
+        program = Program(self._driver, self.device, self.shapes, order, self._fixed, live)
         copies = [self._copies(group.moving) for group in program.groups]
         return Launches(program, copies, self.labels)
 
@@ -208,7 +210,7 @@ class DevicePlan(Plan[Launches]):
         """Return the copies of some tensors' arrays into their buffers, and back."""
         pairs = [pair for i in tensors for pair in self._buffers[i]]
         back = [(buffer, array) for array, buffer in pairs]
-        return Copies(self._driver, self._device, pairs), Copies(self._driver, self._device, back)
+        return Copies(self._driver, self.device, pairs), Copies(self._driver, self.device, back)
 
     def _contiguous(self, entries: Sequence[Entry]) -> Array:
         """Return where all arrays lie, or buffers that stand for those which kernels cannot walk."""
@@ -219,7 +221,7 @@ class DevicePlan(Plan[Launches]):
             found.append(array.ctypes.data)
             if not is_plain(array):
                 log.info("an array of %s is not C-contiguous: every step copies it", self.labels[i])
-                buffer = shadow(Owned(self._device, array.shape, array.dtype, None))
+                buffer = shadow(Owned(self.device, array.shape, array.dtype, None))
                 self._buffers[i].append((array, buffer))
                 found[-1] = buffer.ctypes.data
         return np.array(found, np.int64)

@@ -42,7 +42,7 @@ class Known(Members):
         kept = (state[name] for state, own in zip(given.states, names, strict=True) for name in own)
         self.arrays = (*given.weights, *kept)
         self.reader = Quick(self.arrays, keep=True)
-        self.addresses = self.reader.addresses(self.arrays)
+        self._addresses = self.reader.addresses(self.arrays)
 
     def recognise(self, indices: Any, weights: Any, states: Any, begin: int) -> bool:
         """Tell whether a call is about exactly these tensors, and look up their counts."""
@@ -65,7 +65,7 @@ class Known(Members):
             return False
         # an array may have been given other memory
         addresses = self.reader.addresses(arrays)
-        if addresses is None or not np.array_equal(addresses, self.addresses):
+        if addresses is None or self._addresses is None or not np.array_equal(addresses, self._addresses):
             return False
         self.tally.read(begin)
         return True
