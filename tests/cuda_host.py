@@ -1,8 +1,8 @@
-"""CUDA kernels in plain NumPy: their functions on whole arrays, launched by the generated `fused_step`.
+"""CUDA kernels without device code: their functions, run by the generated `fused_step` on the host.
 
-A module's text is read anew: conditional expressions become `where`, and what it imports of
-`stepspec.arithmetic` comes from `stepspec.reference`. Elements have the shape (rows, columns), numbers of
-rows (rows, 1), of columns (1, columns), so that a function of numbers works on all of them at once.
+To run on whole arrays, a module's text is read anew: conditional expressions become `where`, and what it
+imports of `stepspec.arithmetic` comes from `stepspec.reference`. Elements have the shape (rows, columns),
+numbers of rows (rows, 1), of columns (1, columns), so that a function works on all of them at once.
 """
 
 import ast
@@ -18,11 +18,13 @@ from numpy.typing import NDArray
 
 import stepspec
 from stepspec import reference
-from stepspec.cuda.kernels import Function, Kernel, Reduction, RowValues
+from stepspec.cuda.kernels import Function, Kernel, Reduction, RowValues, Terms
 from stepspec.rates import Rate, host_scalar
 from stepspec.tensors import Tensor
 
 Array = NDArray[Any]
+# what a function of numbers returns, so many arrays of a shape and dtype, where arrays and numbers are known
+Evaluate = Callable[[Function, Mapping[str, Any], tuple[int, int], Any, int], list[Array]]
 
 # kind -> the reduction per tensor, row and column
 REDUCTIONS: Mapping[str, Mapping[str, Callable[[Any], Any]]] = {
@@ -113,16 +115,35 @@ class Arrays:
         self.values[name] = REDUCTIONS[reduction.kind][reduction.per](terms)
 
 
-def run_kernel(arrays: Arrays, kernel: Kernel) -> None:
+def evaluate_whole(
+    function: Function, known: Mapping[str, Any], shape: tuple[int, int], dtype: Any, count: int
+) -> list[Array]:
+    """Call a function once on whole arrays; it may neither promote them nor vary over more axes."""
+    given = function(**{name: known[name] for name in taken(function)})
+    results = [np.asarray(result) for result in (given if isinstance(given, tuple) else (given,))]
+    assert len(results) == count, function
+    assert all(result.dtype == dtype for result in results), function
+    return [np.broadcast_to(result, shape) for result in results]
+
+
+def taken(function: Function) -> list[str]:
+    """Return the names of what a function takes."""
+    return list(inspect.signature(function).parameters)
+
+
+def run_kernel(arrays: Arrays, kernel: Kernel, evaluate: Evaluate = evaluate_whole) -> None:
     """Do what one launch does to one tensor."""
     if kernel.form == "scalars":
-        results = _results(kernel.function, {name: arrays.number(name) for name in kernel.scalars})
-        arrays.values.update(zip(kernel.returns, results, strict=True))
+        assert kernel.function
+        numbers = {name: arrays.number(name) for name in kernel.scalars}
+        results = evaluate(kernel.function, numbers, (1, 1), np.float64, len(kernel.returns))
+        arrays.values.update((name, value[0, 0]) for name, value in zip(kernel.returns, results, strict=True))
         return
-    dtype, known = arrays.tensor.dtype, _known(arrays, kernel)
+    dtype, known = arrays.tensor.dtype, _known(arrays, kernel, evaluate)
     shape = (1, arrays.shape[1]) if kernel.form == "columns" else arrays.shape
-    results = _checked(kernel.function, known, shape, dtype) if kernel.function else []
-    for name, value in zip((*kernel.writes, *kernel.reduces), results, strict=True):
+    given = (*kernel.writes, *kernel.reduces)
+    results = evaluate(kernel.function, known, shape, dtype, len(given)) if kernel.function else []
+    for name, value in zip(given, results, strict=True):
         if name in kernel.writes:
             arrays.store(name, value)
         else:
@@ -133,44 +154,31 @@ def run_kernel(arrays: Arrays, kernel: Kernel) -> None:
         arrays.reduce(name, reduction, known[number])
 
 
-def _known(arrays: Arrays, kernel: Kernel) -> dict[str, Any]:
+def _known(arrays: Arrays, kernel: Kernel, evaluate: Evaluate) -> dict[str, Any]:
     """Return what the function of a kernel can take, by name: arrays, scalars, numbers of rows."""
     dtype, rows = arrays.tensor.dtype, arrays.shape[0]
     known = {name: dtype(arrays.number(name)) for name in kernel.scalars}
     known |= {parameter.name: arrays.array(parameter.name, parameter.role) for parameter in kernel.arrays}
     for step in kernel.before:
-        if isinstance(step, RowValues):
-            values = _checked(step.function, known, (rows, 1), dtype)
-            known |= dict(zip(step.gives, values, strict=True))
-        else:
-            terms = _checked(step.function, known, arrays.shape, dtype)
-            for (name, kind), values in zip(step.reduces.items(), terms, strict=True):
-                known[name] = REDUCTIONS[kind]["row"](values)
+        shape = (rows, 1) if isinstance(step, RowValues) else arrays.shape
+        values = evaluate(step.function, known, shape, dtype, len(step.gives))
+        if isinstance(step, Terms):
+            kinds = step.reduces.values()
+            values = [REDUCTIONS[kind]["row"](terms) for kind, terms in zip(kinds, values, strict=True)]
+        known |= dict(zip(step.gives, values, strict=True))
     return known
-
-
-def _results(function: Function | None, known: Mapping[str, Any]) -> list[Any]:
-    assert function is not None
-    given = function(**{name: known[name] for name in inspect.signature(function).parameters})
-    return list(given) if isinstance(given, tuple) else [given]
-
-
-def _checked(function: Function, known: Mapping[str, Any], shape: tuple[int, int], dtype: Any) -> list[Array]:
-    """Return what a function makes of arrays; it may neither promote them nor vary over more axes."""
-    results = [np.asarray(result) for result in _results(function, known)]
-    assert all(result.dtype == dtype for result in results), function
-    return [np.broadcast_to(result, shape) for result in results]
 
 
 class HostCall:
     """Stands in for the call of `fused_step`: its launches run tensor by tensor, in `run_kernel`."""
 
-    def __init__(self, optimizer: Any, arguments: tuple[Any, ...], kernels: SimpleNamespace) -> None:
-        self._optimizer, self._arguments, self._kernels = optimizer, arguments, kernels
+    def __init__(self, optimizer: Any, arguments: tuple[Any, ...], kernels: Any, evaluate: Evaluate) -> None:
+        self._optimizer, self._arguments = optimizer, arguments
+        self._kernels, self._evaluate = kernels, evaluate
         self._stages: list[Mapping[Any, Any]] = []
         self._stores: dict[str, str] = {}
 
-    def kernels(self, name: str) -> SimpleNamespace:
+    def kernels(self, name: str) -> Any:
         return self._kernels
 
     def launch(self, stage: Mapping[Any, Any]) -> None:
@@ -192,14 +200,16 @@ class HostCall:
         for stage in self._stages:
             entry = stage.get(arrays.variant(), ())
             for kernel in entry if isinstance(entry, tuple) else (entry,):
-                run_kernel(arrays, kernel)
+                run_kernel(arrays, kernel, self._evaluate)
         numbers = {
             state: arrays.values[name] for state, name in self._stores.items() if name in arrays.values
         }
         arrays.tensor.store(**arrays.stored, **numbers)
 
 
-def launch_on_host(optimizer: stepspec.Optimizer, kernels: SimpleNamespace) -> stepspec.Optimizer:
-    """Make `fused_step` of an optimizer run CUDA kernels in NumPy."""
-    optimizer.__dict__["_call"] = lambda *arguments: HostCall(optimizer, arguments, kernels)
+def launch_on_host(
+    optimizer: stepspec.Optimizer, kernels: Any, evaluate: Evaluate = evaluate_whole
+) -> stepspec.Optimizer:
+    """Make `fused_step` of an optimizer run CUDA kernels on the host."""
+    optimizer.__dict__["_call"] = lambda *arguments: HostCall(optimizer, arguments, kernels, evaluate)
     return optimizer

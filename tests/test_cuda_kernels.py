@@ -76,3 +76,13 @@ def _agrees(chance: random.Random, kind: type[RandomRule]) -> bool:
             raise
         return False
     return True
+
+
+def test_a_wrong_kernel_is_found() -> None:
+    text = module_text(stepspec.NAG)
+    wrong = text.replace("momentum * new_mom", "momentum * mom")
+    weights = random_tensors([(5, 6)], np.float32)
+    make = functools.partial(stepspec.NAG, momentum=0.9)
+    compare(make, on_whole_arrays(text), weights)
+    with pytest.raises(AssertionError, match="weight 0"):
+        compare(make, on_whole_arrays(wrong), weights)
