@@ -1,0 +1,204 @@
+"""What a kernel's functions take and what becomes of their results, for one element at a time, by index.
+
+Note [Opened tensors]
+An entry reads a tensor's words of all slots once: addresses and counts (int64) and scalars, rounded to the
+compute dtype. This tuple is the opened tensor. Functions get their arguments from it, from the numbers of the
+row (a tuple: the row arrays first, then what earlier functions made known), and from three positions: the
+element, its column, and the address of its gradient, which is 0 where a row-sparse gradient has no such row.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from numba.cuda import types
+from numba.cuda.extending import intrinsic
+
+from stepspec.cuda import access
+from stepspec.cuda.access import INT, element_address
+from stepspec.cuda.device_code import call
+from stepspec.cuda.noise_words import word_of
+from stepspec.cuda.recipes import ROWS
+from stepspec.layout import ARRAYS, TAIL, Layout, Parameter
+
+Function = Callable[..., Any]
+
+# arrays with a number for each row
+PER_ROW = ("row", "values")
+
+
+@dataclass(frozen=True, eq=False)
+class Access:
+    """How the functions of one pass find their arguments.
+
+    Parameters
+    ----------
+    layout
+        The pass's own parameters, and how arrays are stored; "values" hold numbers of the compute dtype.
+    slots
+        What the pass finds in its table: the parameters, TAIL, and the counts of rows.
+
+    """
+
+    layout: Layout
+    slots: tuple[Parameter, ...]
+
+    @classmethod
+    def of(cls, layout: Layout) -> Access:
+        """Return the access of a pass whose table begins with the layout's parameters."""
+        return cls(layout, (*layout.parameters, *TAIL, ROWS))
+
+    @property
+    def number(self) -> Any:
+        """Return the type of all arithmetic."""
+        return access.number_type(self.layout.formats.compute)
+
+    @property
+    def per_row(self) -> tuple[str, ...]:
+        """Return the names of the arrays whose numbers come first among those of a row."""
+        return tuple(p.name for p in self.layout.parameters if p.role in PER_ROW)
+
+    @property
+    def lazy(self) -> bool:
+        return self.layout.formats.gradient == "lazy"
+
+    @property
+    def limit_slot(self) -> int:
+        """Return the slot of the number of rows that a pass goes over."""
+        return self.slot("present" if self.lazy else "rows")
+
+    def has(self, name: str) -> bool:
+        """Tell whether there is such an array."""
+        return any(p.name == name and p.role in ARRAYS for p in self.layout.parameters)
+
+    def slot(self, name: str) -> int:
+        """Return the slot of a parameter, or of what stands behind them."""
+        return [parameter.name for parameter in self.slots].index(name)
+
+    def storage(self, slot: int) -> str:
+        """Return the dtype that an array is stored in."""
+        parameter = self.slots[slot]
+        return self.layout.formats.compute if parameter.role == "values" else self.layout.storage(parameter.name)
+
+    def opener(self) -> Any:
+        """Return `opened(table, tensor)`: see Note [Opened tensors]."""
+        return access.opener(self.slots, self.number)
+
+    def row_numbers(self) -> Any:
+        """Return `numbers(opened, row)`: what the arrays with a number for each row hold."""
+        slots = [slot for slot, p in enumerate(self.layout.parameters) if p.role in PER_ROW]
+        kind = types.UniTuple(self.number, len(slots))
+
+        @intrinsic
+        def numbers(typing: Any, opened: Any, row: Any) -> Any:
+            def generate(context: Any, builder: Any, signature: Any, given: Any) -> Any:
+                found = [self._load(context, builder, slot, given[0], given[1]) for slot in slots]
+                return context.make_tuple(builder, signature.return_type, found)
+
+            return kind(opened, types.int64), generate
+
+        return numbers
+
+    def caller(self, function: Function, numbers: Sequence[str], returns: int) -> Any:
+        """Return `call(opened, numbers, element, column, gradient)`: a tuple of what the function returns.
+
+        Parameters
+        ----------
+        function
+            A generated function.
+        numbers
+            The names of the numbers of the row.
+        returns
+            How many numbers it returns.
+
+        """
+        sources = [self._source(name, numbers) for name in inspect.signature(function).parameters]
+        number = self.number
+        each = types.UniTuple(number, returns)
+        result = number if returns == 1 else each
+
+        @intrinsic
+        def called(typing: Any, opened: Any, numbers: Any, element: Any, column: Any, gradient: Any) -> Any:
+            def generate(context: Any, builder: Any, signature: Any, given: Any) -> Any:
+                values = [source(context, builder, given) for source in sources]
+                value = call(context, builder, function, result, [number] * len(values), values)
+                return context.make_tuple(builder, each, [value]) if returns == 1 else value
+
+            return each(opened, numbers, types.int64, types.int64, types.int64), generate
+
+        return called
+
+    def _source(self, name: str, numbers: Sequence[str]) -> Function:
+        """Return what gives (in LLVM) an argument, given what `call` was."""
+        if name in numbers:
+            index = list(numbers).index(name)
+            return lambda context, builder, given: builder.extract_value(given[1], index)
+        slot = self.slot(name)
+        match self.slots[slot].role:
+            case "scalar":
+                return lambda context, builder, given: builder.extract_value(given[0], slot)
+            case "column":
+                return lambda context, builder, given: self._load(context, builder, slot, given[0], given[3])
+            case "element" if name == "grad" and self.layout.formats.gradient != "dense":
+                return lambda context, builder, given: self._gradient(context, builder, given[4])
+            case "element":
+                return lambda context, builder, given: self._load(context, builder, slot, given[0], given[2])
+        raise AssertionError(f"{name} has no role of an argument")
+
+    def _load(self, context: Any, builder: Any, slot: int, opened: Any, index: Any) -> Any:
+        storage, base = self.storage(slot), builder.extract_value(opened, slot)
+        address = element_address(builder, base, index, storage)
+        return access.load(context, builder, storage, address, self.number)[0]
+
+    def _gradient(self, context: Any, builder: Any, address: Any) -> Any:
+        """Return (in LLVM) the gradient at an address, zero if that is 0."""
+        number, before = context.get_value_type(self.number), builder.block
+        with builder.if_then(builder.icmp_unsigned("!=", address, INT(0))):
+            found = access.load(context, builder, self.layout.formats.grad, address, self.number)[0]
+            present = builder.block
+        value = builder.phi(number)
+        value.add_incoming(number(0.0), before)
+        value.add_incoming(found, present)
+        return value
+
+    def storer(self, targets: Mapping[str, int]) -> Any:
+        """Return `store(opened, index, values)`: arrays get numbers of a tuple, rounded as they are stored.
+
+        Parameters
+        ----------
+        targets
+            Array -> the position of its value in the tuple.
+
+        """
+        slots = [(self.slot(name), position) for name, position in targets.items()]
+
+        @intrinsic
+        def stored(typing: Any, opened: Any, index: Any, values: Any) -> Any:
+            def generate(context: Any, builder: Any, signature: Any, given: Any) -> Any:
+                for slot, position in slots:
+                    value = builder.extract_value(given[2], position)
+                    self._store(context, builder, slot, given[0], given[1], value)
+                return context.get_dummy_value()
+
+            return types.void(opened, types.int64, values), generate
+
+        return stored
+
+    def _store(self, context: Any, builder: Any, slot: int, opened: Any, index: Any, value: Any) -> None:
+        """Write a number; a weight by its random word if it has one, and as its copy, too."""
+        formats, storage, noise = self.layout.formats, self.storage(slot), None
+
+        def write(slot: int, storage: str, noise: Any) -> None:
+            address = element_address(builder, builder.extract_value(opened, slot), index, storage)
+            access.store(builder, storage, address, [value], noise)
+
+        if self.slots[slot].name == "weight":
+            if formats.copy:
+                write(self.slot("copy"), formats.copy, None)
+            if formats.stochastic:
+                key, count = (builder.extract_value(opened, self.slot(f"noise_{n}")) for n in ("key", "count"))
+                noise = [word_of(context, builder, key, count, index)]
+        write(slot, storage, noise)
