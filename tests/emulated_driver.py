@@ -193,7 +193,18 @@ class EmulatedDriver:
             else:
                 first = queue.popleft()
                 first.done = True
-                first.act()
+                self._act(first)
+
+    def _act(self, work: _Work) -> None:
+        try:
+            work.act()
+        except MachineError:  # as after an error of a GPU, nothing else is done there
+            for key, queue in self._queues.items():
+                if key[0] == work.key[0]:
+                    for other in queue:
+                        other.done = True
+                    queue.clear()
+            raise
 
     def free(self, device: int, address: int) -> None:
         """Free memory: as in CUDA, after all of the device's work."""

@@ -12,8 +12,9 @@ from ptx_state import State
 from ptx_text import SIZES, Instruction, split
 
 _SPACES = ("global", "shared", "local", "const")
+# not `nc`: it takes for granted that no thread of the launch writes there
 _HINTS = {
-    "nc", "ca", "cg", "cs", "cv", "lu", "wb", "wt", "volatile", "weak", "relaxed", "gpu", "sys", "cta",
+    "ca", "cg", "cs", "cv", "lu", "wb", "wt", "volatile", "weak", "relaxed", "gpu", "sys", "cta",
     "L1::no_allocate", "L1::evict_first", "L1::evict_last", "L1::evict_normal", "L1::evict_unchanged",
     *_SPACES,
 }  # fmt: skip

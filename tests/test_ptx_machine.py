@@ -410,7 +410,7 @@ def test_vectors_constants_and_local_memory() -> None:
     mul.wide.u32 %d1, %r52, 16;
     add.s64 %d2, %d40, %d1;
     add.s64 %d3, %d41, %d1;
-    ld.global.nc.v4.f32 {%r1, %r2, %r3, %r4}, [%d2];
+    ld.global.v4.f32 {%r1, %r2, %r3, %r4}, [%d2];
     st.local.v2.f32 [%SPL+8], {%r3, %r4};
     ld.v2.b32 {%r5, %r6}, [%SP+8];
     ld.const.u32 %r7, [table+4];
@@ -540,7 +540,7 @@ def test_shared_memory_ends() -> None:
     [
         "ex2.approx.f32 %r1, %r2", "div.full.f32 %r1, %r2, %r3", "add.ftz.f32 %r1, %r2, %r3",
         "mul.rz.f32 %r1, %r2, %r3", "cvt.rz.f32.f64 %r1, %d2", "sqrt.approx.f32 %r1, %r2", "bar.sync 1, 64",
-        "ld.global.mystery.u32 %r1, [%d1]", "add.s32 %r1, %r2, nowhere", "bar.red.popc.u32 %r1, 0, %p1",
+        "ld.global.nc.u32 %r1, [%d1]", "add.s32 %r1, %r2, nowhere", "bar.red.popc.u32 %r1, 0, %p1",
     ],
 )  # fmt: skip
 def test_what_is_unknown_or_inexact_is_refused(instruction: str) -> None:
