@@ -10,7 +10,7 @@ from typing import Any
 
 from cases import OPTIMIZERS, Case, Model
 from gpu_places import Device
-from gpu_trials import FORMS, SHAPES, STORAGES, Trial, difference, ended, optimizers, trials
+from gpu_trials import FORMS, SHAPES, STORAGES, Trial, difference, ended, formed, optimizers, trials
 from ours import Stepspec
 from places import HOST
 from sections import Options, Part, Table, Target
@@ -66,8 +66,8 @@ class Check:
     def _trials(
         self, device: Device, optimizer: str, dtype: str, storage: dict[str, Any], everything: bool
     ) -> None:
-        asked = [*trials(optimizer, dtype, storage, self.forms)]
-        for trial in asked if everything else [t for t in asked if t.settings == storage]:
+        asked = trials if everything else formed
+        for trial in asked(optimizer, dtype, storage, self.forms):
             self.hold(trial, device, label(dtype, storage))
 
     def hold(self, trial: Trial, device: Device, storage: str) -> None:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from functools import partial
+from typing import Any
 from unittest.mock import patch
 
-from cases import OPTIMIZERS, Array, Case, Model
+from cases import OPTIMIZERS, Case, Gradient, Model
 from gpu_bandwidth import COLUMNS, ROWS, large
 from gpu_clock import EventClock
 from gpu_places import Device
@@ -19,6 +20,8 @@ from timing import Timing, interleave
 # of the blocks that fit on the device at once, at most as many as there are items
 MULTIPLES = (0.25, 0.5, 1.0, 2.0, 4.0, 16.0)
 LENGTH = "124 M"
+# more items than blocks fit on any device
+MANY = 2**40
 
 
 @dataclass(frozen=True)
@@ -83,9 +86,10 @@ class Shifted:
 
     def __init__(self, device: Device) -> None:
         self.name = device.name
-        self.own, self.renewed, self.back = device.shifted, device.renewed, device.back
+        self.own: Any = device.shifted
+        self.renewed, self.back = device.renewed, device.back
 
-    def lent(self, grad: Array) -> object:
+    def lent(self, grad: Gradient) -> Any:
         return self.own(grad)
 
 
@@ -93,8 +97,8 @@ def patched(update: Callable[..., None], multiple: float) -> Callable[..., None]
     """Return a step whose plan, made when it is first called, launches another number of blocks."""
     fitting = launches.blocks
 
-    def scaled(driver: launches.Driver, device: int, code: launches.Code, items: int) -> int:
-        return min(items, max(1, int(multiple * fitting(driver, device, code, 2**62))))
+    def scaled(driver: Any, device: int, code: Any, items: int) -> int:
+        return min(items, max(1, int(multiple * fitting(driver, device, code, MANY))))
 
     def step(*arguments: object) -> None:
         with patch.object(launches, "blocks", scaled):

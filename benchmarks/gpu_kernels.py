@@ -54,7 +54,8 @@ def passes_of(kernel: Kernel, formats: Formats) -> tuple[Pass, ...]:
     """Return what a kernel launches for tensors in some formats; one that reduces visits all rows."""
     if formats.gradient == "lazy" and kernel.reductions:
         formats = replace(formats, gradient="scattered")
-    per_column = frozenset(p.name for p in kernel.reductions if p.reduction.per == "column")
+    reductions = ((p.name, p.reduction) for p in kernel.reductions if p.reduction)
+    per_column = frozenset(name for name, reduction in reductions if reduction.per == "column")
     return passes(kernel, formats, per_column)
 
 

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 
 import stepspec
+import torch_peer
 from cases import Array, Gradient
 from places import Place
 
@@ -23,7 +24,8 @@ class Device(Place, Protocol):
     `dtypes` are the names of those that it has.
     """
 
-    dtypes: tuple[str, ...]
+    @property
+    def dtypes(self) -> tuple[str, ...]: ...
 
     def strided(self, values: Array) -> Any:
         """Return an array with these values that is not C-contiguous, where it has two axes."""
@@ -71,22 +73,18 @@ class Torch(Library):
     dtypes = DTYPES
 
     def __init__(self) -> None:
-        import torch
-
-        import torch_peer
-
-        self.torch, self.peer = torch, torch_peer
-        if not torch.cuda.is_available():
-            raise ImportError(f"torch {torch.__version__} finds no GPU")
+        self.torch = importlib.import_module("torch")
+        if not self.torch.cuda.is_available():
+            raise ImportError(f"torch {self.torch.__version__} finds no GPU")
 
     def own(self, values: Array) -> Any:
-        return self.peer.tensor(values.copy()).to("cuda")
+        return torch_peer.tensor(values.copy()).to("cuda")
 
     def view(self, array: Any) -> Any:
         return array.detach()
 
     def back(self, array: Any) -> Array:
-        found: Array = self.peer.array(array.detach())
+        found: Array = torch_peer.array(array.detach())
         return found
 
     def shifted(self, values: Array) -> Any:

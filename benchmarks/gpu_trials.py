@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 import stepspec
-from cases import DTYPES, Array, Gradient, draw
+from cases import DTYPES, OPTIMIZERS, Array, Gradient, draw
 from gpu_places import Device
 from shapes import Shapes
 from stepspec import generated
@@ -74,11 +74,16 @@ def optimizers() -> tuple[str, ...]:
     return tuple(generated.__all__)
 
 
-def trials(optimizer: str, dtype: str, storage: Mapping[str, Any], forms: Sequence[str]) -> Iterator[Trial]:
-    """Yield all forms with default settings, all settings with dense gradients, and what only some have."""
-    kind = getattr(stepspec, optimizer)
+def formed(optimizer: str, dtype: str, storage: Mapping[str, Any], forms: Sequence[str]) -> Iterator[Trial]:
+    """Yield all forms with the settings that an optimizer has in practice."""
     for form in forms:
-        yield Trial(optimizer, dtype, storage, form)
+        yield Trial(optimizer, dtype, {**OPTIMIZERS.get(optimizer, {}), **storage}, form)
+
+
+def trials(optimizer: str, dtype: str, storage: Mapping[str, Any], forms: Sequence[str]) -> Iterator[Trial]:
+    """Yield all forms, all settings with dense gradients, and what only some optimizers have."""
+    kind = getattr(stepspec, optimizer)
+    yield from formed(optimizer, dtype, storage, forms)
     for settings in variants(kind):
         yield Trial(optimizer, dtype, {**storage, **settings})
     yield Trial(optimizer, dtype, storage, grads=OTHERS[dtype])
@@ -117,7 +122,7 @@ def ended(trial: Trial, shapes: Shapes, place: Any) -> dict[str, Array]:
                 optimizer.set_learning_rate(optimizer.learning_rate / 2)
             given = [place.lent(grad) for grad in turn]
             if device and trial.form == "strided":
-                given = [device.strided(grad) for grad in turn]
+                given = [device.strided(grad) for grad in turn if isinstance(grad, np.ndarray)]
             if device and trial.form == "stream":
                 given = [device.late(grad) for grad in given]
             optimizer.fused_step([*names], arrays, given, states)

@@ -98,7 +98,7 @@ def group_adagrad(own: Foreach, weights: Tensors, grads: Tensors, settings: Mapp
         own.states["history"] = [weight.new_zeros(len(weight), 1) for weight in weights]
     history = own.states["history"]
     # no foreach function reduces rows
-    means = [square.flatten(1).mean(1, keepdim=True) for square in rows(torch._foreach_mul(grads, grads))]
+    means = [square.flatten(1).mean(1, keepdim=True) for square in rows([*torch._foreach_mul(grads, grads)])]
     torch._foreach_add_(history, means)
     scales = torch._foreach_sqrt(history)
     torch._foreach_add_(scales, settings["epsilon"])

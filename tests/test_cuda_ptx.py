@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Iterator
-from dataclasses import replace
 from itertools import islice
 
 import pytest
@@ -59,17 +58,15 @@ def test_kernels_for_ampere(optimizer: str, formats: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("changed", "text"),
+    ("registers", "stack", "spills", "text"),
     [
-        ({}, ""),
-        ({"registers": MOST_REGISTERS}, ""),
-        ({"registers": MOST_REGISTERS + 1}, "129 registers"),
-        ({"stack": 8, "spills": 4}, "a stack of 8 bytes, 4 bytes of spills"),
+        (MOST_REGISTERS, 0, 0, ""),
+        (MOST_REGISTERS + 1, 0, 0, "129 registers"),
+        (32, 8, 4, "a stack of 8 bytes, 4 bytes of spills"),
     ],
 )
-def test_bounds(changed: dict[str, int], text: str) -> None:
-    code = Code("name", "symbol", "", b"", registers=32, shared=0, stack=0, spills=0)
-    assert beyond(replace(code, **changed)) == text
+def test_bounds(registers: int, stack: int, spills: int, text: str) -> None:
+    assert beyond(Code("name", "symbol", "", b"", registers, 0, stack, spills)) == text
 
 
 def test_the_table_has_a_line_for_each_pass(capsys: pytest.CaptureFixture[str]) -> None:
