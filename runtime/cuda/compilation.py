@@ -197,14 +197,15 @@ def _size(handle: int, options: tuple[str, ...]) -> int:
 
 
 def _measured(notes: str) -> tuple[int, int, int, int]:
-    """Return registers, shared memory, stack and spills from what the assembler says."""
-
-    def first(pattern: str) -> int:
-        return sum(map(int, re.findall(pattern, notes)))
-
+    """Return registers, shared memory, stack and spills, as the assembler says; the linker repeats some."""
+    (used,) = re.findall(r"ptxas info\s*: Used .*", notes)
     return (
-        first(r"Used (\d+) registers"),
-        first(r"(\d+) bytes smem"),
-        first(r"(\d+) bytes stack frame"),
-        first(r"(\d+) bytes spill (?:stores|loads)"),
+        _total(r"Used (\d+) registers", used),
+        _total(r"(\d+) bytes smem", used),
+        _total(r"(\d+) bytes stack frame", notes),
+        _total(r"(\d+) bytes spill (?:stores|loads)", notes),
     )
+
+
+def _total(pattern: str, notes: str) -> int:
+    return sum(map(int, re.findall(pattern, notes)))
