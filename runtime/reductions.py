@@ -96,12 +96,13 @@ def _as_it_is(total: float, length: int) -> float:
     return total
 
 
-_ENDINGS: dict[str, Any] = {"norm": _root, "sum": _as_it_is, "mean": _quotient, "max": _as_it_is}
+# what becomes of the total of so many numbers
+ENDINGS: dict[str, Any] = {"norm": _root, "sum": _as_it_is, "mean": _quotient, "max": _as_it_is}
 
 
 def _finish_tensor(reduction: Reduction, number: Any) -> Callable[..., None]:
     _, total, _, _ = _KINDS[reduction.kind]
-    end, wide, high = _ENDINGS[reduction.kind], reduction.over != "row", reduction.over != "column"
+    end, wide, high = ENDINGS[reduction.kind], reduction.over != "row", reduction.over != "column"
 
     def finish(tables: int, tensor: int, start: int, count: int) -> None:
         rows, columns = address_in(tables, 1, tensor), address_in(tables, 2, tensor)
@@ -115,7 +116,7 @@ def _finish_tensor(reduction: Reduction, number: Any) -> Callable[..., None]:
 
 def _finish_columns(reduction: Reduction, number: Any) -> Callable[..., None]:
     _, _, fold, total = _KINDS[reduction.kind]
-    end = _ENDINGS[reduction.kind]
+    end = ENDINGS[reduction.kind]
 
     def finish(tables: int, tensor: int, start: int, count: int) -> None:
         rows, columns = address_in(tables, 1, tensor), address_in(tables, 2, tensor)

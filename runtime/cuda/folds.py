@@ -13,15 +13,18 @@ that all have read what the join before the last left.
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numba import cuda
+from numba.cuda import types
 
 from stepspec.canonical import LANES, NARROW, larger
+from stepspec.cuda.device_code import part
 
 WARP = 32
 # the mask of an exchange between all threads of a warp
@@ -57,21 +60,22 @@ class Folds:
     merge: Callable[..., Any]
 
 
-def folds(kinds: Sequence[str]) -> Folds:
+@functools.cache
+def folds(kinds: tuple[str, ...]) -> Folds:
     """Return what folds the terms of "norm", "sum", "mean" and "max" reductions, in this order."""
     each = [_KINDS[kind] for kind in kinds]
-    starts = tuple(one.start for one in each)
+    starts, lanes_of = tuple(one.start for one in each), part(types.UniTuple(types.float64, len(each)))
     put, get = _placed([_put] * len(each)), _placed([_from_eight(one.fold) for one in each])
     meet = _halved([_met(one.fold) for one in each])
+
+    def start() -> Any:
+        return starts
 
     def exchange(lanes: Any, half: int) -> Any:
         while half:
             lanes = meet(lanes, half)
             half >>= 1
         return lanes
-
-    def start() -> Any:
-        return starts
 
     def join(lanes: Any, shared: Any, turn: int) -> Any:
         first = turn * LANES
@@ -84,7 +88,9 @@ def folds(kinds: Sequence[str]) -> Folds:
 
     take = _paired([_taken(one.load, one.fold) for one in each])
     merge = _paired([one.fold for one in each])
-    return Folds(2 * LANES * len(each), start, take, join, join_narrow, merge)
+    return Folds(
+        2 * LANES * len(each), start, lanes_of(take), lanes_of(join), lanes_of(join_narrow), lanes_of(merge)
+    )
 
 
 @dataclass(frozen=True)
