@@ -12,6 +12,7 @@ it once and leaves the rest to LLVM.
 from __future__ import annotations
 
 import dis
+import inspect
 import types
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -157,3 +158,38 @@ def _converted(value: Any, name: str, user: Function) -> Any:
     if isinstance(getattr(value, "py_func", value), types.FunctionType):
         return device_form(value)
     raise TypeError(f"{user.__module__}.{user.__qualname__}: {name} is {value!r}, which has no device form")
+
+
+def part(result: Any) -> Callable[[Function], Any]:
+    """Compile a function by itself, once for its arguments' types, where device forms call it.
+
+    Inlining by numba-cuda takes long, as it grows with what is inlined and how often; this is inlined by LLVM.
+
+    Parameters
+    ----------
+    result
+        numba-cuda's type of what it returns.
+
+    """
+
+    def decorate(function: Function) -> Function:
+        def implementation(typing: Any, *arguments: Any) -> Any:
+            kinds = [cuda_types.unliteral(kind) for kind in arguments]
+
+            def generate(context: Any, builder: Any, signature: Any, given: Any) -> Any:
+                values = [
+                    context.cast(builder, value, source, kind)
+                    for value, source, kind in zip(given, signature.args, kinds, strict=True)
+                ]
+                return call(context, builder, function, result, kinds, values)
+
+            return result(*kinds), generate
+
+        # Numba takes star arguments for a tuple, and asks for a signature
+        taken = inspect.signature(function).parameters.values()
+        own = inspect.Parameter("typing", inspect.Parameter.POSITIONAL_OR_KEYWORD)
+        implementation.__signature__ = inspect.Signature([own, *taken])  # type: ignore[attr-defined]  # as documented
+        _forms[function] = intrinsic(implementation)
+        return function
+
+    return decorate

@@ -50,5 +50,5 @@ def _passes(kernel: Kernel, layout: Layout) -> tuple[Pass, ...]:
         case "columns":
             from stepspec.cuda.column_entries import passes_of
         case "scalars":
-            from stepspec.cuda.reductions import scalar_passes as passes_of
+            from stepspec.cuda.scalar_entries import passes_of
     return passes_of(kernel, layout)
