@@ -127,7 +127,9 @@ def describe(optimizer: str, plan: Plan[Any], order: Order) -> Overview:
         tuple(groups),
         plan.copied,
         plan.gradients.copied,
-        *(_labels(plan, tensors) for tensors in (order.lazy, sparse - order.lazy, order.frozen)),
+        lazy=_labels(plan, order.lazy),
+        scattered=_labels(plan, sparse - order.lazy),
+        frozen=_labels(plan, order.frozen),
         device=plan.device,
     )
 

@@ -1,6 +1,9 @@
 """Every optimizer on arrays of a GPU, executed by the PTX machine: the bits of `step`."""
 
+import importlib
+import inspect
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import ml_dtypes
@@ -24,6 +27,7 @@ SHAPES: tuple[tuple[int, ...], ...] = (
     (4, 5, 3),
     (67, 65),
 )
+LANGUAGE = Path(__file__).parent / "specs"
 NAMES = dict(enumerate(["a_weight", "a_bias", "gamma", "b_weight", "c_weight", "bias"]))
 
 
@@ -41,8 +45,86 @@ def test_device_has_the_bits_of_step(
     optimizer_class: type[stepspec.Optimizer], dtype: Any, driver: EmulatedDriver
 ) -> None:
     weights = random_tensors(SHAPES, dtype)
-    momentum = {"momentum": 0.9} if hasattr(optimizer_class, "momentum") else {}
-    wd = {"wd": 0.05} if optimizer_class.uses_wd else {}
-    options = {"clip_gradient": 0.7, "rescale_grad": -0.5, "param_idx2name": NAMES, **momentum, **wd}
+    options = tested(optimizer_class)
     expected = train(optimizer_class(**options), weights, fused=False)
     assert_same_bits(expected, train_on_device(driver, optimizer_class(**options), weights))
+
+
+def tested(optimizer_class: type[stepspec.Optimizer], **more: Any) -> dict[str, Any]:
+    """Return arguments with which a rule has all its terms."""
+    momentum = {"momentum": 0.9} if hasattr(optimizer_class, "momentum") else {}
+    wd = {"wd": 0.05} if optimizer_class.uses_wd else {}
+    return {"clip_gradient": 0.7, "rescale_grad": -0.5, "param_idx2name": NAMES, **momentum, **wd, **more}
+
+
+HALF = (np.float16, ml_dtypes.bfloat16)
+
+
+@pytest.mark.filterwarnings("ignore:.*updates smaller")
+@pytest.mark.parametrize("dtype", HALF, ids=["float16", "bfloat16"])
+@pytest.mark.parametrize("how", ["nearest", "stochastic", "master"])
+def test_half_precision(
+    optimizer_class: type[stepspec.Optimizer], dtype: Any, how: str, driver: EmulatedDriver
+) -> None:
+    weights = random_tensors(SHAPES, dtype)
+    own = {"multi_precision": True} if how == "master" else {"rounding": how}
+    options = tested(optimizer_class, **own)
+    expected = train(optimizer_class(**options), weights, fused=how == "stochastic")
+    assert_same_bits(expected, train_on_device(driver, optimizer_class(**options), weights))
+
+
+def test_gradients_of_other_dtypes(optimizer_class: type[stepspec.Optimizer], driver: EmulatedDriver) -> None:
+    weights = random_tensors([(67, 65), (7,)], np.float32)
+    grads = [[random_tensors([w.shape], dtype, 1)[0] for w, dtype in zip(weights, HALF, strict=True)]]
+    options = tested(optimizer_class)
+    expected = train(optimizer_class(**options), weights, fused=False, steps=1, grads=grads)
+    found = train_on_device(driver, optimizer_class(**options), weights, steps=1, grads=grads)
+    assert_same_bits(expected, found)
+
+
+SPARSE = (((40, 3), [1, 5, 6, 39]), ((300,), [0, 299]), ((70, 61), []), ((9, 700), [3, 4, 8]), ((0, 4), []))
+
+
+@pytest.mark.parametrize("lazy", [False, True])
+@pytest.mark.parametrize(
+    "dtype", [np.float32, np.float64, *HALF], ids=["float32", "float64", "float16", "bfloat16"]
+)
+@pytest.mark.filterwarnings("ignore:.*updates smaller")
+def test_row_sparse_gradients(
+    optimizer_class: type[stepspec.Optimizer], dtype: Any, lazy: bool, driver: EmulatedDriver
+) -> None:
+    if lazy and "lazy_update" not in inspect.signature(optimizer_class).parameters:
+        pytest.skip("the rule has no lazy form")
+    options = tested(optimizer_class, **({"lazy_update": True} if lazy else {}))
+    weights = random_tensors([shape for shape, _ in SPARSE], dtype)
+    grads = [
+        [
+            stepspec.RowSparse(random_tensors([(len(rows), *shape[1:])], dtype, seed)[0], rows, shape)
+            for shape, rows in (SPARSE if seed != 1 else [(shape, rows[::2]) for shape, rows in SPARSE])
+        ]
+        for seed in range(3)
+    ]
+    expected = train(optimizer_class(**options), weights, fused=lazy, grads=grads)
+    assert_same_bits(expected, train_on_device(driver, optimizer_class(**options), weights, grads=grads))
+
+
+def test_special_values(optimizer_class: type[stepspec.Optimizer], driver: EmulatedDriver) -> None:
+    tiny, huge = np.finfo(np.float32).smallest_subnormal, np.finfo(np.float32).max
+    values = np.array([0.0, -0.0, 1.0, np.inf, -np.inf, np.nan, tiny, -tiny, huge, -huge], np.float32)
+    weight, grad = (np.ascontiguousarray(array) for array in np.meshgrid(values, values))
+    grads = [[grad], [grad.T]]
+    for options in ({}, {"clip_gradient": 1.0}):
+        expected = train(optimizer_class(**options), [weight], fused=False, grads=grads, steps=2)
+        found = train_on_device(driver, optimizer_class(**options), [weight], grads=grads, steps=2)
+        assert_same_bits(expected, found)
+
+
+@pytest.mark.parametrize("spec", sorted(path.stem for path in LANGUAGE.glob("*.yaml")))
+def test_rules_that_use_all_of_the_language(language_package: Any, spec: str, driver: EmulatedDriver) -> None:
+    module = importlib.import_module(f"language_specs.{spec}")
+    (kind,) = (
+        value for value in vars(module).values() if getattr(value, "__module__", "") == module.__name__
+    )
+    weights = random_tensors([(5,), (3, 5), (70, 61)], np.float32)
+    expected = train(kind(), weights, fused=False)
+    assert_same_bits(expected, train_on_device(driver, kind(), weights))

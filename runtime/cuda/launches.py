@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -47,6 +48,9 @@ class Program:
         What the call asks for.
     fixed, live
         See `stepspec.cuda.tables.Rows`.
+    kept
+        States that are one number per tensor, and the tensors that have them: they are gathered into rows of
+        numbers before the stages, and what becomes of them is scattered after these.
 
     """
 
@@ -58,12 +62,18 @@ class Program:
         order: Order,
         fixed: Mapping[str, Array],
         live: Mapping[str, Array],
+        kept: Mapping[str, frozenset[int]],
     ) -> None:
         self._driver, self._device = driver, device
         groups = []
         for part in order.parts(len(shapes)):
             moving = [tensor for tensor in part if tensor not in order.frozen]
-            groups.append(Group(part, tuple(moving), tuple(_uses(shapes, order, moving))))
+            uses = [
+                *_kept(shapes, gather, {state: state for state in kept}, kept, moving),
+                *_uses(shapes, order, moving),
+                *_kept(shapes, scatter, order.stores, kept, moving),
+            ]
+            groups.append(Group(part, tuple(moving), tuple(uses)))
         self.groups = tuple(groups)
         uses = [use for group in groups for use in group.uses]
         # compiled, loaded and in memory before anything is launched
@@ -109,6 +119,36 @@ def loaded(driver: Driver, device: int, run: Pass) -> tuple[Code, Function]:
 
 
 _loaded: WeakKeyDictionary[Driver, dict[tuple[int, Pass], tuple[Code, Function]]] = WeakKeyDictionary()
+
+
+def _kept(
+    shapes: Sequence[Shape],
+    make: Callable[[str, str], Pass],
+    rows: Mapping[str, str],
+    kept: Mapping[str, frozenset[int]],
+    tensors: Sequence[int],
+) -> Iterator[Use]:
+    """Yield passes between states kept per tensor and their rows of numbers."""
+    for state, row in rows.items():
+        having = [tensor for tensor in tensors if tensor in kept[state]]
+        if having:
+            yield Use.of(make(state, row), having, shapes)
+
+
+@functools.cache
+def gather(state: str, row: str) -> Pass:
+    """Return the pass from states kept per tensor to a row of numbers."""
+    from stepspec.cuda import scalar_entries
+
+    return scalar_entries.gather(state, row)
+
+
+@functools.cache
+def scatter(state: str, row: str) -> Pass:
+    """Return the pass from a row of numbers to states kept per tensor."""
+    from stepspec.cuda import scalar_entries
+
+    return scalar_entries.scatter(state, row)
 
 
 def _uses(shapes: Sequence[Shape], order: Order, tensors: Sequence[int]) -> list[Use]:

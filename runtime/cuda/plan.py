@@ -15,10 +15,10 @@ from stepspec.arrays import is_plain
 from stepspec.checks import Entry
 from stepspec.compilation import log
 from stepspec.cuda.arrays import device_number, shadow, shadows
+from stepspec.cuda.copies import Owned
 from stepspec.cuda.driver import driver
 from stepspec.cuda.gradients import GradientRows
 from stepspec.cuda.launches import Action, Program
-from stepspec.cuda.copies import Owned
 from stepspec.cuda.libraries import DEFAULT_STREAM
 from stepspec.cuda.recognition import Known
 from stepspec.cuda.staging import Shipment, Staging
@@ -100,8 +100,10 @@ class DevicePlan(Plan[Launches]):
         keys, self._noise_count = np.zeros((2, len(entries)), np.int64)
         for i in self._noisy:
             keys[i] = optimizer._noise_key(self.indices[i])
+        self._kept, places = _per_tensor(entries)
         self._fixed = {
             "copy": np.zeros(len(entries), np.int64),
+            **places,
             **address_rows(entries, self._contiguous(entries)),
             "rows": np.array([shape.rows for shape in self.shapes], np.int64),
             "columns": np.array([shape.columns for shape in self.shapes], np.int64),
@@ -202,7 +204,7 @@ class DevicePlan(Plan[Launches]):
             "present_rows": self.gradients.present_rows,
             "grad": self.gradients.addresses,
         }
-        program = Program(self._driver, self.device, self.shapes, order, self._fixed, live)
+        program = Program(self._driver, self.device, self.shapes, order, self._fixed, live, self._kept)
         copies = [self._copies(group.moving) for group in program.groups]
         return Launches(program, copies, self.labels)
 
@@ -225,6 +227,17 @@ class DevicePlan(Plan[Launches]):
                 self._buffers[i].append((array, buffer))
                 found[-1] = buffer.ctypes.data
         return np.array(found, np.int64)
+
+
+def _per_tensor(entries: Sequence[Entry]) -> tuple[dict[str, frozenset[int]], dict[str, Array]]:
+    """Return the states that are one number per tensor: the tensors that have each, and where these lie."""
+    places: dict[str, Array] = {}
+    for i, entry in enumerate(entries):
+        for name, array in entry.state.items():
+            if entry.layout[name].per == "tensor":
+                row = places.setdefault(name, np.zeros(len(entries), np.int64))
+                row[i] = array.ctypes.data
+    return {name: frozenset(np.flatnonzero(row).tolist()) for name, row in places.items()}, places
 
 
 def _device(given: Given) -> int:
