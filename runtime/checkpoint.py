@@ -16,8 +16,9 @@ from typing import Any
 
 from stepspec import archive
 from stepspec.atomic import AnyPath
-from stepspec.exclusive import uninterrupted
+from stepspec.exclusive import undisturbed
 from stepspec.matching import Match
+from stepspec.places import to_host
 from stepspec.records import Part as Part
 from stepspec.records import Record, check_name, describe
 from stepspec.states import Array
@@ -86,7 +87,7 @@ def load(
         are loaded together or not at all.
     accept
         Is given what `save` was given as `trainer`, or an empty mapping, once all else has been checked. It
-        raises ValueError, or returns functions written in C that cannot fail: they run with all other writes.
+        raises ValueError, or returns functions that cannot fail: they run with all other writes.
 
     Returns
     -------
@@ -136,7 +137,7 @@ def _load(
             raise ValueError(f"{source} does not fit; strict=False would load the rest:\n{_list(left)}")
         if accept is not None:
             writes += accept(content.get("trainer", {}))
-        uninterrupted(writes)
+        undisturbed(writes)
     if left:
         _log.warning("%s does not fit in part, which was left:\n%s", source, _list(left))
     return left
@@ -154,7 +155,8 @@ def _arrays(parts: Mapping[str, Part]) -> dict[str, Array]:
     found: dict[str, Array] = {}
     for key, part in parts.items():
         for label, index in part.labels(part.states).items():
-            found |= {_array_name(key, label, name): array for name, array in part.states[index].items()}
+            states = part.states[index].items()
+            found |= {_array_name(key, label, name): to_host(array) for name, array in states}
     return found
 
 

@@ -46,6 +46,17 @@ def uninterrupted(actions: Iterable[Callable[[], object]]) -> None:
     joined(actions)()
 
 
+def undisturbed(actions: Iterable[Callable[[], object]]) -> None:
+    """Run functions in one go, such as those written in Python that copy to a device.
+
+    Signals are the main thread's, so Ctrl-C does not come between them in another one, which is waited for.
+    """
+    from concurrent.futures import ThreadPoolExecutor  # late: it takes longer to import than all of this
+
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(joined(actions)).result()
+
+
 def joined(actions: Iterable[Callable[[], object]]) -> Callable[[], object]:
     """Return a function written in C that calls others in order; it does so once."""
     return partial(deque, map(operator.call, list(actions)), 0)

@@ -18,6 +18,7 @@ from stepspec.hyperparameters import Flag, Hyperparameter
 from stepspec.norms import Norm, measure
 from stepspec.optimizer import Optimizer
 from stepspec.overlaps import check_overlaps
+from stepspec.places import on_device, shadow
 from stepspec.sparse import RowSparse
 from stepspec.states import Array
 from stepspec.updater import States
@@ -208,11 +209,12 @@ class Apart:
         written = [array for call in calls for array in call.written]
         grads = tuple(grad for call in calls for grad in call.grads)
         if not self._lie_apart(written, grads):
-            check_overlaps(written, [_values(grad) for grad in grads], lambda k: _operands(calls)[k])
+            seen = [shadow(array) for array in written]
+            check_overlaps(seen, [shadow(_values(grad)) for grad in grads], lambda k: _operands(calls)[k])
             self._learn(written, grads)
 
     def _lie_apart(self, written: list[Array], grads: tuple[Any, ...]) -> bool:
-        """Tell, in a short time, that gradients like the last ones do not meet known arrays."""
+        """Tell, in a short time, that gradients like the last ones do not meet known arrays of the host."""
         if self._known is None or self._written is None or len(grads) != len(self._known.shapes):
             return False
         return self._written.unchanged(written) and not self._known.accept(grads)
@@ -220,6 +222,9 @@ class Apart:
     def _learn(self, written: list[Array], grads: tuple[Any, ...]) -> None:
         from stepspec.arrays import Gradients, Snapshot
 
+        if any(map(on_device, (*written, *map(_values, grads)))):
+            self._known = None
+            return
         self._written = Snapshot(written)
         sparse = [i for i, grad in enumerate(grads) if isinstance(grad, RowSparse)]
         shapes, dtypes = [grad.shape for grad in grads], [grad.dtype for grad in grads]

@@ -11,6 +11,7 @@ from itertools import zip_longest
 from stepspec.formats import is_rounded
 from stepspec.hyperparameters import Hyperparameter
 from stepspec.optimizer import Optimizer
+from stepspec.places import beside, shadow, to_host, writing
 from stepspec.records import Part, Record, describe_schedule, hyperparameters
 from stepspec.states import Array
 
@@ -25,7 +26,7 @@ class Match:
     differences
         What does not fit, one sentence each.
     writes
-        Functions written in C that load what fits; none of them can fail.
+        Functions that load what fits; none of them can fail.
 
     """
 
@@ -108,24 +109,29 @@ class Match:
             self.writes.append(partial(states.pop, index, None))
         elif index in states:
             own = states[index]
-            self.writes += [partial(operator.setitem, own[name], ..., found[name]) for name in found]
+            self.writes += [writing(own[name], found[name]) for name in found]
         else:
-            self.writes.append(partial(operator.setitem, states, index, found))
+            self.writes.append(partial(operator.setitem, states, index, self._placed(index, found)))
         self._counts[index] = saved["count"]
+
+    def _placed(self, index: int, found: dict[str, Array]) -> dict[str, Array]:
+        """Return states of the file where their weight lies."""
+        return beside(self._part.weights[index], found) if index in self._part.weights else found
 
     def _weight_differences(self, index: int, saved: Record) -> Iterator[str]:
         weight = self._part.weights.get(index)
         if weight is None or saved["shape"] is None:
             return
         if list(weight.shape) != saved["shape"]:
-            yield f"its shape is {tuple(saved['shape'])} in the checkpoint, {weight.shape} here"
-        if weight.dtype.name != saved["dtype"]:
-            yield f"its dtype is {saved['dtype']} in the checkpoint, {weight.dtype} here"
+            yield f"its shape is {tuple(saved['shape'])} in the checkpoint, {tuple(weight.shape)} here"
+        dtype = shadow(weight).dtype
+        if dtype.name != saved["dtype"]:
+            yield f"its dtype is {saved['dtype']} in the checkpoint, {dtype} here"
 
     def _master_differences(self, index: int, found: Mapping[str, Array]) -> Iterator[str]:
         """Compare a weight with the master that the next update would write over it."""
         weight, master = self._part.weights.get(index), found.get("master")
-        if weight is not None and master is not None and not is_rounded(weight, master):
+        if weight is not None and master is not None and not is_rounded(to_host(weight), master):
             yield "its weight is not its master in the checkpoint, rounded: first bring that moment's weights"
 
     def _state_differences(self, index: int, found: Mapping[str, Array]) -> Iterator[str]:
@@ -138,7 +144,7 @@ class Match:
         for name in sorted(found.keys() ^ expected.keys()):
             yield f"state {name!r} is {'only' if name in found else 'not'} in the checkpoint"
         for name in (name for name in found if name in expected):
-            old, new = expected[name], found[name]
+            old, new = shadow(expected[name]), found[name]
             if (old.shape, old.dtype) != (new.shape, new.dtype):
                 here = f"{old.shape} of {old.dtype} here"
                 yield f"state {name!r} has shape {new.shape} of {new.dtype} in the checkpoint, {here}"

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from stepspec.arguments import check_mapping, count
-from stepspec.checks import ARRAY_TYPES
 from stepspec.formats import is_rounded
 from stepspec.optimizer import Optimizer
+from stepspec.places import ARRAY_TYPES, shadow, to_host, writing
 from stepspec.states import Array, State
 
 
@@ -41,8 +41,8 @@ def import_states(
 
     Returns
     -------
-    dict of int to dict of str to numpy.ndarray
-        What `create_state_multi_precision` gives, with MXNet's numbers.
+    dict of int to dict of str to array
+        What `create_state_multi_precision` gives, with MXNet's numbers; on a GPU if the weight is there.
 
     Raises
     ------
@@ -90,7 +90,7 @@ def _import(optimizer: Optimizer, index: int, weight: Array, state: Any) -> dict
     if "master" in own:
         state = _take_master(label, weight, own["master"], state)
     given = [array for array in _sequence(state) if array is not None]
-    layout = optimizer._layout(optimizer._flags(index), max(weight.ndim, 1))
+    layout = optimizer._layout(optimizer._flags(index), max(len(weight.shape), 1))
     if len(given) != len(layout):
         names = f" ({', '.join(layout)})" if layout else ""
         raise ValueError(
@@ -105,15 +105,18 @@ def _import(optimizer: Optimizer, index: int, weight: Array, state: Any) -> dict
 def _take_master(label: str, weight: Array, own: Array, state: Any) -> Any:
     """Take over a master and return the rest of the state."""
     if not isinstance(state, tuple | list) or len(state) != 2:
-        raise ValueError(f"the state of {label} must be (master, state), since its weight is {weight.dtype}")
+        raise ValueError(
+            f"the state of {label} must be (master, state), since its weight is {shadow(weight).dtype}"
+        )
     _take(f"the master of {label}", own, state[0], State("element", "weight"))
-    if not is_rounded(weight, own):
+    if not is_rounded(to_host(weight), to_host(own)):
         raise ValueError(f"the weight of {label} is not its master, rounded: give both of the same moment")
     return state[1]
 
 
-def _take(what: str, own: Array, array: Any, kind: State) -> None:
+def _take(what: str, target: Array, array: Any, kind: State) -> None:
     """Write MXNet's numbers into an array of the right shape and dtype."""
+    own = shadow(target, what)
     if type(array) not in ARRAY_TYPES:
         raise TypeError(f"{what} must be a numpy.ndarray, not {type(array).__name__}; call .asnumpy()")
     if not np.can_cast(array.dtype, own.dtype, "safe"):
@@ -121,7 +124,8 @@ def _take(what: str, own: Array, array: Any, kind: State) -> None:
     # of one number per row MXNet makes (n, 1), whatever the weight's dimensions
     if array.shape != own.shape and not (kind.per == "row" and array.shape == (own.size, 1)):
         raise ValueError(f"{what} has shape {array.shape}, expected {own.shape}")
-    np.multiply(array.reshape(own.shape), kind.mxnet_sign, out=own)
+    numbers = np.multiply(array.reshape(own.shape), kind.mxnet_sign, dtype=own.dtype)
+    writing(target, numbers)()
 
 
 def _sequence(state: Any) -> list[Any]:

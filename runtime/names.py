@@ -22,12 +22,12 @@ def check_params(params: object) -> dict[str, Array]:
         raise TypeError(f"params must be a dict of names to arrays, not {type(params).__name__}")
     if not params:
         raise ValueError("params holds no tensors")
-    for name, weight in params.items():
+    for name in params:
         if not isinstance(name, str):
             raise TypeError(f"params: a name must be a str, not {name!r}")
-        check_weight(repr(name), weight)
+    seen = [check_weight(repr(name), weight) for name, weight in params.items()]
     names = list(params)
-    check_overlaps(list(params.values()), [], lambda k: f"the weight of {names[k]!r}")
+    check_overlaps(seen, [], lambda k: f"the weight of {names[k]!r}")
     return dict(params)
 
 

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stepspec import reference
+from stepspec.places import on_device, shadow
 from stepspec.states import Array
 
 Floats = NDArray[np.float64]
@@ -81,13 +82,13 @@ def measure(grads: Sequence[Array], fused: bool) -> Norms:
     Parameters
     ----------
     grads
-        Any shapes and strides, of float16, bfloat16, float32 and float64; not written.
+        Any shapes and strides, of float16, bfloat16, float32 and float64; on the host or a GPU; not written.
     fused
         Compiled kernels (True) or NumPy: they give the same bits.
 
     """
     values, exponents = _norms(grads, 1.0, fused), np.zeros(len(grads), np.int64)
-    doubles = np.array([grad.dtype == np.float64 for grad in grads], bool)
+    doubles = np.array([shadow(grad).dtype == np.float64 for grad in grads], bool)
     for lost, shift in ((values < LEAST, SHIFT), (~np.isfinite(values), -SHIFT)):
         again = np.flatnonzero(lost & doubles).tolist()
         if again:
@@ -98,6 +99,16 @@ def measure(grads: Sequence[Array], fused: bool) -> Norms:
 
 def _norms(grads: Sequence[Array], scale: float, fused: bool) -> Floats:
     """Return the norm of each gradient times `scale`, a power of two."""
+    away = [i for i, grad in enumerate(grads) if on_device(grad)]
+    if away:
+        from stepspec.cuda import norms
+
+        found = np.empty(len(grads))
+        found[away] = norms.norms([grads[i] for i in away], scale)
+        here = sorted({*range(len(grads))}.difference(away))
+        if here:
+            found[here] = _norms([grads[i] for i in here], scale, fused)
+        return found
     if fused:
         from stepspec import norms_cpu
 

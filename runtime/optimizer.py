@@ -9,6 +9,7 @@ import numpy as np
 
 from stepspec.checks import check_index, check_weight
 from stepspec.formats import is_half
+from stepspec.places import copied
 from stepspec.sparse import RowSparse
 from stepspec.states import Array
 from stepspec.steps import Steps
@@ -63,10 +64,12 @@ class Optimizer(Steps):
     def create_state(self, index: int, weight: Array) -> dict[str, Array]:
         """Return the states of one tensor before its first update, by name; {} if it keeps none.
 
+        They lie where the weight does: on a GPU they are arrays of the same library, on the same device.
+
         Raises
         ------
         TypeError
-            If `weight` is not a NumPy array of float16, bfloat16, float32 or float64.
+            If `weight` is no array of float16, bfloat16, float32 or float64, NumPy's or on a GPU.
 
         Warns
         -----
@@ -82,10 +85,10 @@ class Optimizer(Steps):
         The float32 copy of the weight, ``"master"``, is one of them then. All else is as in `create_state`.
         """
         index = check_index(index)
-        weight = check_weight(self._label(index), weight)
-        if not (self.multi_precision and is_half(weight.dtype)):
+        seen = check_weight(self._label(index), weight)
+        if not (self.multi_precision and is_half(seen.dtype)):
             return self.create_state(index, weight)
-        master = weight.astype(np.float32, order="C")
+        master = copied(weight, np.dtype(np.float32))
         return {**self.create_state(index, master), "master": master}
 
     def step(
@@ -95,7 +98,7 @@ class Optimizer(Steps):
         grads: Sequence[Array | RowSparse],
         states: Sequence[dict[str, Array]],
     ) -> None:
-        """Update weights and states in place: the reference, in NumPy."""
+        """Update weights and states in place: the reference, in NumPy; not for arrays on a GPU."""
         raise NotImplementedError(f"{type(self).__name__} has no step")
 
     def fused_step(
@@ -121,9 +124,11 @@ class Optimizer(Steps):
         ----------
         indices : list of int
             The tensors' numbers, each once.
-        weights : list of numpy.ndarray
+        weights : list of numpy.ndarray, or of arrays on a GPU
             float16, bfloat16, float32 or float64, writable, any shape and strides; no two may overlap.
-        grads : list of numpy.ndarray or RowSparse
+            Arrays on a GPU have `__cuda_array_interface__`, as PyTorch's, CuPy's and Numba's do. All of a
+            call are on the host, or all on one GPU.
+        grads : list of arrays or RowSparse
             Shapes of the weights, any of their dtypes; float64 for float64 weights only. Never written; may
             be read-only, and shared by tensors.
         states : list of dict
@@ -132,10 +137,10 @@ class Optimizer(Steps):
         Raises
         ------
         TypeError
-            For what is no list, no NumPy array, no dict, or has the wrong dtype.
+            For what is no list, no array, no dict, or has the wrong dtype.
         ValueError
-            For wrong shapes, missing states, read-only or overlapping arrays, and numbers out of range.
-            Both name the tensor, and a refused call changes neither arrays nor counts.
+            For wrong shapes, missing states, read-only or overlapping arrays, arrays in different places, and
+            numbers out of range. Both name the tensor, and a refused call changes neither arrays nor counts.
         RuntimeError
             If another thread is in the middle of an update of this optimizer.
 
@@ -173,11 +178,11 @@ class Optimizer(Steps):
     def _create_state(self, index: int, weight: Array) -> dict[str, Array]:
         """Make the states of one tensor, C-contiguous, in its dtype."""
         index = check_index(index)
-        weight = check_weight(self._label(index), weight)
-        flags, ndim = self._flags(index), max(weight.ndim, 1)
+        seen = check_weight(self._label(index), weight)
+        flags, ndim = self._flags(index), max(seen.ndim, 1)
         layout = self._layout(flags, ndim)
-        if is_half(weight.dtype):
-            self._warn_of_rounding(index, weight)
+        if is_half(seen.dtype):
+            self._warn_of_rounding(index, seen)
         states = {name: state.create(weight) for name, state in layout.items()}
         self._note_layout(flags, ndim, layout)
         return states

@@ -11,7 +11,7 @@ arrays of both kinds. Whatever reads or writes numbers is given the array itself
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from types import ModuleType
 from typing import Any
@@ -54,7 +54,17 @@ def new(like: Any, shape: tuple[int, ...], dtype: np.dtype[Any], value: float) -
 
 def copied(array: Any, dtype: np.dtype[Any]) -> Any:
     """Return a C-contiguous copy in another dtype, of the same kind and in the same place."""
-    return _device("copies").converted(array, dtype) if on_device(array) else array.astype(dtype, order="C")
+    return (
+        _device("copies").converted(array, dtype) if on_device(array) else np.array(array, dtype, order="C")
+    )
+
+
+def beside(like: Any, arrays: Mapping[str, Any]) -> dict[str, Any]:
+    """Return arrays as they are; if another array is on a device, those on the host as copies there."""
+    if not on_device(like):
+        return dict(arrays)
+    make = _device("copies").copied_to
+    return {name: array if on_device(array) else make(like, array) for name, array in arrays.items()}
 
 
 def writing(array: Any, values: Array) -> Callable[[], object]:

@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from stepspec.checks import ARRAY_TYPES
 from stepspec.formats import SUPPORTED, is_supported
 from stepspec.hyperparameters import Choice, Flag, Hyperparameter
 from stepspec.lr_scheduler import LRScheduler
 from stepspec.optimizer import Optimizer
+from stepspec.places import ARRAY_TYPES, shadow
 from stepspec.states import Array
 
 Record = dict[str, Any]
@@ -170,7 +170,7 @@ def _tensor(part: Part, label: str, index: int) -> Record:
         _check_array(f"state {name!r} of tensor {label!r}", array)
     return {
         "shape": None if weight is None else list(weight.shape),
-        "dtype": None if weight is None else weight.dtype.name,
+        "dtype": None if weight is None else shadow(weight).dtype.name,
         "count": part.optimizer._counts.get(index),
         # none yet is not the same as none at all
         "states": None if state is None else list(state),
@@ -178,6 +178,7 @@ def _tensor(part: Part, label: str, index: int) -> Record:
 
 
 def _check_array(what: str, value: Any) -> None:
+    value = shadow(value, what)
     if type(value) not in ARRAY_TYPES or not is_supported(value.dtype):
         kind = value.dtype if isinstance(value, np.ndarray) else type(value).__name__
         raise TypeError(f"{what} must be a NumPy array of {', '.join(SUPPORTED)}, not {kind}")

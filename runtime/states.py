@@ -8,6 +8,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from stepspec.places import copied, new, shadow
+
 Array = NDArray[Any]
 
 # the truth of each static condition of a rule for one tensor; it selects the kernels
@@ -51,10 +53,11 @@ class State:
         return np.dtype(np.float64) if self.per == "tensor" else weight.dtype
 
     def create(self, weight: Array) -> Array:
-        """Return a new C-contiguous array with the initial value for `weight`."""
+        """Return a new C-contiguous array with the initial value for `weight`, where that lies."""
+        seen = shadow(weight)
         if self.init == "weight":
-            return np.array(weight, order="C")
-        return np.full(self.shape(weight), self.init, self.dtype(weight))
+            return copied(weight, seen.dtype)
+        return new(weight, self.shape(seen), self.dtype(seen), self.init)
 
 
 Layout = dict[str, State]

@@ -9,6 +9,7 @@ from typing import Any
 from stepspec import checkpoint
 from stepspec.checks import check_index
 from stepspec.optimizer import Optimizer
+from stepspec.places import beside
 from stepspec.sparse import RowSparse
 from stepspec.states import Array
 
@@ -42,6 +43,8 @@ class Updater:
             raise TypeError(f"an Updater takes an optimizer, such as stepspec.SGD(), not {optimizer!r}")
         self.optimizer = optimizer
         self.states: dict[int, States] = {}
+        # tensors whose states came from a checkpoint, perhaps to a place where their weight is not
+        self._loaded: set[int] = set()
 
     def __call__(
         self,
@@ -55,9 +58,9 @@ class Updater:
         ----------
         index : int or list of int
             The tensors' numbers.
-        grad : numpy.ndarray, RowSparse, or list of these
+        grad : numpy.ndarray, array on a GPU, RowSparse, or list of these
             Their gradients; note that they come before the weights.
-        weight : numpy.ndarray or list of numpy.ndarray
+        weight : numpy.ndarray, array on a GPU, or list of these
             The weights, changed in place.
 
         Raises
@@ -96,6 +99,7 @@ class Updater:
             kind = type(states).__name__
             raise TypeError(f"set_states takes the bytes that get_states returned, not {kind}")
         checkpoint.loads(bytes(states), {"": self._part()})
+        self._loaded = set(self.states)
 
     def _part(self) -> checkpoint.Part:
         return checkpoint.Part(self.optimizer, self.optimizer.param_idx2name, {}, self.states, open=True)
@@ -114,6 +118,8 @@ class Updater:
                     if index not in self.states:
                         counts[index] = optimizer.update_count(index)
                         self.states[index] = optimizer.create_state_multi_precision(index, weight)
+            if self._loaded:
+                self._place(indices, weights)
             yield [self.states[index] for index in indices]
         finally:
             unused = [index for index, count in counts.items() if optimizer.update_count(index) == count]
@@ -121,6 +127,13 @@ class Updater:
                 self.states.pop(index, None)
             if unused and len(unused) == len(counts):
                 vars(optimizer).update(traces)
+
+    def _place(self, indices: Sequence[int], weights: Sequence[Array]) -> None:
+        """Move states that were loaded to where the weights are."""
+        for index, weight in zip(indices, weights, strict=True):
+            if index in self._loaded:
+                self.states[index].update(beside(weight, self.states[index]))
+                self._loaded.discard(index)
 
 
 def _lists(index: Any, grad: Any, weight: Any) -> tuple[Sequence[int], Sequence[Any], Sequence[Any]]:

@@ -13,7 +13,7 @@ from numpy.lib.array_utils import byte_bounds
 from stepspec.cuda.arrays import shadow
 from stepspec.cuda.driver import driver
 from stepspec.cuda.libraries import DEFAULT_STREAM, library
-from stepspec.states import Array
+from stepspec.places import Array
 
 # bytes of page-locked memory that a new array is filled from
 CHUNK = 1 << 22
@@ -35,12 +35,13 @@ def to_host(array: Any) -> Array:
 def writing(array: Any, values: Array) -> Callable[[], object]:
     """Return what writes `values`, of the array's shape and dtype, into it, and waits for it.
 
-    All that can fail comes first, but for a device that fails.
+    It cannot fail, unless the device does. Any thread may call it: the array's stream is waited for here.
     """
     seen = shadow(array)
     if not seen.size:
         return partial(int)
     number, stream = _place(array)
+    driver().synchronize(number, stream)
     axes = _from_far_to_near(seen)
     target, source = seen.transpose(axes), values.transpose(axes)
     pinned = driver().pin(values.nbytes)
@@ -65,8 +66,14 @@ def converted(array: Any, dtype: np.dtype[Any]) -> Any:
     made = own.converted(array, dtype)
     if made is None:
         numbers = to_host(array).astype(dtype)
-        made = _empty(array, numbers.shape, dtype)
-        writing(made, numbers)()
+        made = copied_to(array, numbers)
+    return made
+
+
+def copied_to(like: Any, numbers: Array) -> Any:
+    """Return a C-contiguous copy of NumPy's numbers, of the library and on the device of another array."""
+    made = full(like, numbers.shape, numbers.dtype, 0.0)
+    writing(made, numbers)()
     return made
 
 
