@@ -273,9 +273,10 @@ def test_what_is_missing_is_said(api: Api, monkeypatch: pytest.MonkeyPatch) -> N
     assert "made by fork" in missing(api)
 
 
-def test_the_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("name", ["cuda.bindings", "numba_cuda"])
+def test_the_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.setattr(drivers, "_drivers", [])
-    monkeypatch.setitem(sys.modules, "cuda.bindings", None)
+    monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(MissingCuda, match=r"pip install 'stepspec\[cuda\]'.*found numba-cuda \d") as caught:
         drivers.driver()
     assert isinstance(caught.value.__cause__, ImportError)

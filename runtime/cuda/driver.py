@@ -175,6 +175,7 @@ def missing_extra(error: ImportError) -> MissingCuda:
 def _found() -> Driver:
     try:
         import cuda.bindings
+        import numba_cuda  # noqa: F401 - kernels are compiled with it: better to fail here
         from cuda.bindings import driver as api
 
         from stepspec.cuda.native import CudaDriver
