@@ -12,6 +12,7 @@ from stepspec.generator.ir import (
     Compare,
     Expr,
     Extent,
+    If,
     Name,
     Negative,
     Power,
@@ -76,12 +77,21 @@ def compile_variants(rule: Rule) -> tuple[Variant, ...]:
     taken |= {h.name for h in rule.spec.own_hyperparameters}
     host: dict[str, Expr] = {}
     for choice, statements in zip(choices, straight, strict=True):
+        _check_outcome(rule, statements)
         _check_host_size(rule, statements)
         program = lower(statements, host, taken)
         host |= program.host
         taken |= {name.name for _, kernel in program.stages for name in getattr(kernel, "returns", ())}
         done.append(Variant(choice, statements, program))
     return tuple(done)
+
+
+def _check_outcome(rule: Rule, statements: Statements) -> None:
+    """Refuse a variant that has nothing to do."""
+    if not statements:
+        spans = (s.condition.span for s in rule.statements if isinstance(s, If))
+        message, hint = "under some conditions nothing is updated", "assign weight or a state in every case"
+        raise SpecError(rule.spec.source, [Problem(next(spans, rule.spec.span), message, hint)])
 
 
 def _check_host_size(rule: Rule, statements: Statements) -> None:

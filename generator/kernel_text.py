@@ -76,8 +76,8 @@ def print_scalars(kernel: ScalarKernel, name: str, target: str) -> Printed:
     if not single:
         body.append(f"return {', '.join(returns)}")
     decorator = call("@scalars", [f'"{r}"' for r in returns], "")
-    text = KernelText(name, (*decorator, *call(f"def {name}", kernel.scalars, ":"), *indented(body)))
-    return Printed((text,), (name,), imports(printer.used, {target: ("scalars",)}))
+    function = KernelText(name, (*decorator, *call(f"def {name}", kernel.scalars, ":"), *indented(body)))
+    return Printed((function,), (name,), imports(printer.used, {target: ("scalars",)}))
 
 
 def imports(functions: Iterable[str], others: Mapping[str, Iterable[str]]) -> dict[str, frozenset[str]]:

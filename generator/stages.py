@@ -117,7 +117,8 @@ class _Splitter:
         arrays = {n: v for n, v in self.outputs.items() if not v.extent.is_scalar}
         columns = {n: v for n, v in arrays.items() if v.extent is Extent.COLUMN}
         others = {n: v for n, v in arrays.items() if n not in columns}
-        stages.append((("UPDATE", last), self._array_kernel((), others)))
+        if others:
+            stages.append((("UPDATE", last), self._array_kernel((), others)))
         if columns:
             stages.append((("UPDATE_COLUMNS", last), self._array_kernel((), columns)))
         numbers = {n: f"new_{n}" for n, v in self.outputs.items() if v.extent.is_scalar}

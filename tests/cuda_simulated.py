@@ -41,20 +41,20 @@ def simulated(
 def _kernel(function: Function) -> Any:
     body = device_code.device_form(function)
 
-    @cuda.jit
     def each(arguments: Any, results: Any) -> None:
         i = cuda.grid(1)
         if i < results.shape[1]:
             results[:, i] = body(*[argument[i] for argument in arguments])
 
-    return each
+    return cuda.jit(each)
 
 
 def prepare() -> None:
     """Let NumPy stand in for what the simulator does not run: intrinsics, and functions of machine code."""
     primitives = (transcendental.select, transcendental.bits, transcendental.number)
     device_code._forms.update({function: function for function in primitives})
-    device_code._forms[arithmetic.sqrt.py_func] = np.sqrt
+    sqrt: Any = arithmetic.sqrt
+    device_code._forms[sqrt.py_func] = np.sqrt
 
 
 def check(module_name: str) -> None:

@@ -2,12 +2,14 @@
 
 import functools
 import random
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 from cuda_host import launch_on_host, module_text, on_whole_arrays
 from fragments import optimizer_class as class_of
+from fragments import spec
 from ml_dtypes import bfloat16
 from random_rules import RandomRule, WideRule, random_spec
 from test_every_optimizer import NAMES, settings, shapes
@@ -76,6 +78,21 @@ def _agrees(chance: random.Random, kind: type[RandomRule]) -> bool:
             raise
         return False
     return True
+
+
+@pytest.mark.parametrize("per", ["tensor", "column", "row"])
+def test_a_variant_that_leaves_the_weight_alone(per: str) -> None:
+    written = spec(
+        "k = 0.5 * k\nif x:\n  weight -= k * grad",
+        state=f"k: {{per: {per}, init: 1}}",
+        tensors="x: {default: false}",
+    )
+    texts = emit(written)
+    found, kernels = class_of(texts["x.py"]), on_whole_arrays(texts["x_cuda.py"])
+    for x in (False, True):
+        chosen = {0: SimpleNamespace(x=x)}
+        make = functools.partial(found, param_dict=chosen)
+        compare(make, kernels, random_tensors([(5, 6)], np.float32))
 
 
 def test_a_wrong_kernel_is_found() -> None:

@@ -18,7 +18,7 @@ def test_every_rule_has_the_bits_of_step(language_package: Any) -> None:
         "NUMBA_ENABLE_CUDASIM": "1",
         "PYTHONPATH": os.pathsep.join(map(str, folders)),
     }
-    command = [sys.executable, TESTS / "cuda_simulated.py", *own, *others]
+    command = [sys.executable, str(TESTS / "cuda_simulated.py"), *own, *others]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=120)
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == [*own, *others]
