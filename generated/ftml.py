@@ -120,7 +120,8 @@ class FTML(Optimizer):
     ) -> None:
         """Update weights and states in place, in NumPy: the reference. See `Optimizer.update`.
 
-        Weights are arrays of float16, bfloat16, float32 or float64; half precision is computed in float32.
+        Weights are NumPy arrays of float16, bfloat16, float32 or float64; half precision is computed in
+        float32.
         """
         rescale_grad, clip_gradient = self.rescale_grad, self.clip_gradient
         beta1, beta2, epsilon = self.beta1, self.beta2, self.epsilon
@@ -147,6 +148,7 @@ class FTML(Optimizer):
         """Update weights and states in place, in fused kernels, to the bits of `step`.
 
         Weights are arrays of float16, bfloat16, float32 or float64; half precision is computed in float32.
+        All arrays of a call are the host's, or all lie on one GPU: there its kernels run.
         """
         with self._call(indices, weights, grads, states) as call:
             kernels = call.kernels("ftml")

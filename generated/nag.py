@@ -92,7 +92,8 @@ class NAG(Optimizer):
     ) -> None:
         """Update weights and states in place, in NumPy: the reference. See `Optimizer.update`.
 
-        Weights are arrays of float16, bfloat16, float32 or float64; half precision is computed in float32.
+        Weights are NumPy arrays of float16, bfloat16, float32 or float64; half precision is computed in
+        float32.
         """
         rescale_grad, clip_gradient = self.rescale_grad, self.clip_gradient
         momentum = self.momentum
@@ -119,6 +120,7 @@ class NAG(Optimizer):
         """Update weights and states in place, in fused kernels, to the bits of `step`.
 
         Weights are arrays of float16, bfloat16, float32 or float64; half precision is computed in float32.
+        All arrays of a call are the host's, or all lie on one GPU: there its kernels run.
         """
         with self._call(indices, weights, grads, states) as call:
             kernels = call.kernels("nag")
