@@ -201,6 +201,10 @@ class Tables:
         self._is_new = False
         self._sent[:] = self._numbers
 
+    def result(self, name: str) -> int:
+        """Return where the row of a result per tensor begins in the block."""
+        return self._offsets["number", name]
+
     def _head(self, base: int) -> Iterator[Int64s]:
         """Yield the rows that stay, and the tables and items of the launches."""
         for key in self._rows.fixed:
