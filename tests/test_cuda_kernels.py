@@ -17,8 +17,10 @@ from test_language import RULES, WITH_MAX
 from training import SHAPES, assert_same_bits, random_tensors, train
 
 import stepspec
+from stepspec import cuda
 from stepspec.generator.emit import emit
 from stepspec.generator.errors import SpecError
+from stepspec.layout import TAIL
 
 
 def compare(make: Any, kernels: Any, weights: Any, **options: Any) -> None:
@@ -93,6 +95,40 @@ def test_a_variant_that_leaves_the_weight_alone(per: str) -> None:
         chosen = {0: SimpleNamespace(x=x)}
         make = functools.partial(found, param_dict=chosen)
         compare(make, kernels, random_tensors([(5, 6)], np.float32))
+
+
+def test_what_a_kernel_takes() -> None:
+    @cuda.terms(square="sum")
+    def terms(grad: Any, scale: Any) -> Any:
+        return scale * grad
+
+    @cuda.row_values("new_h", "double")
+    def values(h: Any, square: Any, rate: Any) -> Any:
+        return h + rate * square, 2 * h
+
+    total = cuda.Reduction("sum", over="row")
+    kernel = cuda.rows(
+        terms, values, element=("grad",), row=("h",), row_reduces={"total": (total, "double")}
+    )(None)
+    assert [(slot.name, slot.role) for slot in kernel.slots[:5]] == [
+        ("grad", "element"),
+        ("h", "row"),
+        ("scale", "scalar"),
+        ("rate", "scalar"),
+        ("total", "buffer"),
+    ]
+    assert kernel.slots[5:] == TAIL
+    assert [p.reduction for p in kernel.reductions] == [total]
+    with pytest.raises(TypeError, match="knows no new_v"):
+        cuda.rows(terms, values, row=("h",), row_writes={"h": "new_v"})(None)
+    with pytest.raises(TypeError, match="writes arrays or reduces"):
+        cuda.rows(terms, values, row=("h",), row_writes={"h": "new_h"}, row_reduces=kernel.row_reduces)(None)
+    with pytest.raises(TypeError, match=r"double knows no w"):
+        cuda.rows(element=("grad",), writes=("w",))(double)
+
+
+def double(grad: Any) -> Any:
+    return grad + grad
 
 
 def test_a_wrong_kernel_is_found() -> None:

@@ -81,6 +81,11 @@ class Kernel:
     returns
         What a scalars kernel returns, by name.
 
+    Raises
+    ------
+    TypeError
+        If it writes or reduces what it does not know, or writes and reduces.
+
     """
 
     form: str
@@ -93,9 +98,20 @@ class Kernel:
     row_reduces: Mapping[str, tuple[Reduction, str]] = field(default_factory=dict)
     returns: tuple[str, ...] = ()
 
+    def __post_init__(self) -> None:
+        arrays = {parameter.name for parameter in self.arrays}
+        numbers = {name for step in self.before for name in step.gives}
+        taken = [*self.row_writes.values(), *(number for _, number in self.row_reduces.values())]
+        unknown = [name for name in (*self.writes, *self.row_writes) if name not in arrays]
+        unknown += [name for name in taken if name not in numbers]
+        if unknown:
+            raise TypeError(f"{self.name} knows no {', '.join(unknown)}: name it among its arrays or numbers")
+        if (self.writes or self.row_writes) and (self.reduces or self.row_reduces):
+            raise TypeError(f"{self.name}: a kernel writes arrays or reduces, not both")
+
     @functools.cached_property
     def name(self) -> str:
-        """Return the module and the name of the function."""
+        """Return the module and the name of the last function."""
         function = self.functions[-1]
         return f"{function.__module__}.{function.__name__}"
 
