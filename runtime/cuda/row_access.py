@@ -10,7 +10,7 @@ element, its column, and the address of its gradient, which is 0 where a row-spa
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,16 +40,19 @@ class Access:
         The pass's own parameters, and how arrays are stored; "values" hold numbers of the compute dtype.
     slots
         What the pass finds in its table: the parameters, TAIL, and the counts of rows.
+    unread
+        The "values" that it writes for passes behind it.
 
     """
 
     layout: Layout
     slots: tuple[Parameter, ...]
+    unread: frozenset[str] = frozenset()
 
     @classmethod
-    def of(cls, layout: Layout) -> Access:
+    def of(cls, layout: Layout, unread: Iterable[str] = ()) -> Access:
         """Return the access of a pass whose table begins with the layout's parameters."""
-        return cls(layout, (*layout.parameters, *TAIL, ROWS))
+        return cls(layout, (*layout.parameters, *TAIL, ROWS), frozenset(unread))
 
     @property
     def number(self) -> Any:
@@ -59,7 +62,7 @@ class Access:
     @property
     def per_row(self) -> tuple[str, ...]:
         """Return the names of the arrays whose numbers come first among those of a row."""
-        return tuple(p.name for p in self.layout.parameters if p.role in PER_ROW)
+        return tuple(p.name for p in self.layout.parameters if p.role in PER_ROW and p.name not in self.unread)
 
     @property
     def lazy(self) -> bool:
@@ -89,7 +92,7 @@ class Access:
 
     def row_numbers(self) -> Any:
         """Return `numbers(opened, row)`: what the arrays with a number for each row hold."""
-        slots = [slot for slot, p in enumerate(self.layout.parameters) if p.role in PER_ROW]
+        slots = [self.slot(name) for name in self.per_row]
         kind = types.UniTuple(self.number, len(slots))
 
         @intrinsic

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -10,6 +12,7 @@ from numba import cuda
 from numba.cuda import types
 
 from stepspec.canonical import LANES, NARROW
+from stepspec.cuda import reductions, scattered
 from stepspec.cuda.access import word
 from stepspec.cuda.compilation import CHUNK, THREADS
 from stepspec.cuda.device_code import part
@@ -17,9 +20,8 @@ from stepspec.cuda.kernels import Kernel, RowValues, Terms
 from stepspec.cuda.recipes import Pass, pass_name
 from stepspec.cuda.row_access import Access
 from stepspec.cuda.row_folds import room_of, row_fold
-from stepspec.cuda import scattered
 from stepspec.cuda.scattered import LAZY_PARTS, finder, gradient_beside
-from stepspec.layout import Layout
+from stepspec.layout import TAIL, Layout, Parameter
 
 Function = Callable[..., Any]
 
@@ -28,10 +30,55 @@ _TENSOR = 0xFFFFFFFF
 
 def passes_of(kernel: Kernel, layout: Layout) -> tuple[Pass, ...]:
     """Return the passes of a kernel over rows."""
+    if kernel.reductions:
+        return _reducing(kernel, layout)
     if not kernel.before and not kernel.row_writes:
         return scattered.passes_of(kernel, layout)
+    return (_pass(kernel, layout),)
+
+
+def _pass(kernel: Kernel, layout: Layout, what: str = "") -> Pass:
     parts = lazy_row_parts if layout.formats.gradient == "lazy" else row_parts
-    return (Pass.of(pass_name(kernel, layout), Access.of(layout).slots, parts, rows_entry, kernel, layout),)
+    return Pass.of(pass_name(kernel, layout, what), Access.of(layout).slots, parts, rows_entry, kernel, layout)
+
+
+def _reducing(kernel: Kernel, layout: Layout) -> tuple[Pass, ...]:
+    """Return the passes of a kernel that reduces: the numbers of its rows go to scratch before."""
+    taken = set() if kernel.function is None else set(inspect.signature(kernel.function).parameters)
+    terms = dict.fromkeys(term for _, term in kernel.row_reduces.values())
+    given = dict.fromkeys(name for step in kernel.before for name in step.gives)
+    values = {name: Parameter(name, "values") for name in given if name in taken or name in terms}
+    found: list[Pass] = []
+    if values:
+        arrays, writes = (*kernel.arrays, *values.values()), {name: name for name in values}
+        first = Kernel("rows", None, arrays, before=kernel.before, row_writes=writes)
+        found.append(_pass(first, _layout_of(first, layout), "values"))
+    if kernel.function is not None:
+        arrays = (*kernel.arrays, *(slot for name, slot in values.items() if name in taken))
+        over_elements = Kernel("rows", kernel.function, arrays, reduces=kernel.reduces)
+        found += reductions.passes_of(over_elements, _layout_of(over_elements, layout))
+    for name, (reduction, term) in kernel.row_reduces.items():
+        over_rows = Kernel("rows", _itself(term), (values[term],), reduces={name: reduction})
+        found += reductions.passes_of(over_rows, _layout_of(over_rows, layout))
+    return tuple(found)
+
+
+def _layout_of(kernel: Kernel, layout: Layout) -> Layout:
+    """Return how a kernel that was made of another one finds its arrays."""
+    parameters = tuple(slot for slot in kernel.slots if slot not in TAIL)
+    return Layout.used(parameters, layout.formats, layout.results, flat=False)
+
+
+@functools.cache
+def _itself(name: str) -> Function:
+    """Return a function of the number of a row that is called so, which returns it."""
+
+    def row_number(value: Any) -> Any:
+        return value
+
+    parameter = inspect.Parameter(name, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    row_number.__signature__ = inspect.Signature([parameter])  # type: ignore[attr-defined]  # as documented
+    return row_number
 
 
 def rows_of_part(columns: int) -> int:
@@ -55,7 +102,7 @@ def lazy_row_parts(rows: int, columns: int) -> int:
 
 def rows_entry(kernel: Kernel, layout: Layout) -> Callable[[int, int, int], None]:
     """Return the entry of a kernel over rows: part `k` of `parts` has every `parts`-th run of rows."""
-    access = Access.of(layout)
+    access = Access.of(layout, (slot.name for slot in layout.parameters if slot.role == "values"))
     opened, row_numbers, find, one_row = access.opener(), access.row_numbers(), finder(access), _row(kernel, access)
     columns_slot, rows_slot, limit_slot = access.slot("columns"), access.slot("rows"), access.limit_slot
     parts = lazy_row_parts if access.lazy else row_parts
