@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import traceback
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -78,13 +79,14 @@ class Check:
         try:
             there = ended(trial, self.shapes, device)
         except Exception as error:  # noqa: BLE001 - a trial that fails must not hide what the others find
-            self.failures.append(f"{trial}, {device.name}: {type(error).__name__}: {error}")
             traceback.print_exc()
+            self._fail(f"{trial}, {device.name}: {type(error).__name__}: {error}")
             return
         apart = {name: difference(array, there[name]) for name, array in here.items()}
         found = [f"{name}: {text}" for name, text in apart.items() if text]
         count.same += not found
-        self.failures += [f"{trial}, {device.name}: {text}" for text in found[:2]]
+        for text in found[:2]:
+            self._fail(f"{trial}, {device.name}: {text}")
 
     def _model(self, name: str, optimizer: str) -> None:
         case = Case(optimizer, OPTIMIZERS[optimizer], Model.random(SETS[name]()), 0)
@@ -99,7 +101,12 @@ class Check:
         pairs = zip(case.model.shapes, *(contender.weights() for contender in both), strict=True)
         found = [f"{weight}: {text}" for weight, a, b in pairs if (text := difference(a, b))]
         count.same += not found
-        self.failures += [f"{optimizer}, {name}, {device.name}: {text}" for text in found[:2]]
+        for text in found[:2]:
+            self._fail(f"{optimizer}, {name}, {device.name}: {text}")
+
+    def _fail(self, text: str) -> None:
+        print(f"FAILED {text}", file=sys.stderr, flush=True)
+        self.failures.append(text)
 
     def tables(self) -> Iterator[Table]:
         rows = [

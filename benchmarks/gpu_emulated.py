@@ -32,7 +32,7 @@ class Emulated(Library):
         return self.make(self.driver, np.array(values, order="C"))
 
     def strided(self, values: Array) -> Any:
-        return self.make(self.driver, np.asfortranarray(values))
+        return self.make(self.driver, np.array(values, order="F"))
 
     def shifted(self, values: Array) -> Any:
         # whatever its address is, its memory is its own

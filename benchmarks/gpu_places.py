@@ -57,7 +57,7 @@ class Library:
         return self.view(grad)
 
     def strided(self, values: Array) -> Any:
-        return self.own(np.ascontiguousarray(values.T)).T
+        return self.own(np.array(values.T, order="C")).T
 
     def own(self, values: Array) -> Any:
         raise NotImplementedError
@@ -158,7 +158,7 @@ class Numba(Library):
             raise ImportError("numba-cuda finds no GPU")
 
     def own(self, values: Array) -> Any:
-        return self.cuda.to_device(np.ascontiguousarray(values).reshape(values.shape))
+        return self.cuda.to_device(np.array(values, order="C"))
 
     def view(self, array: Any) -> Any:
         return array.view(array.dtype)
