@@ -60,6 +60,7 @@ class EmulatedDriver:
         self.copied = self.waits = 0
         self._queues: dict[tuple[int, int], deque[_Work]] = defaultdict(deque)
         self._loaded: dict[tuple[int, str], Function] = {}
+        self._busy, self._freed = 0, list[tuple[int, int]]()
         self._pinned: weakref.WeakSet[EmulatedPinned] = weakref.WeakSet()
 
     def devices(self) -> int:
@@ -180,7 +181,16 @@ class EmulatedDriver:
         return self._queue(device, stream, lambda: None)
 
     def do(self, work: _Work) -> None:
-        """Do some work, and before it all that comes before it."""
+        """Do some work, and before it all that comes before it; memory that is freed meanwhile after it."""
+        self._busy += 1
+        try:
+            self._do(work)
+        finally:
+            self._busy -= 1
+        while self._freed and not self._busy:
+            self.free(*self._freed.pop())
+
+    def _do(self, work: _Work) -> None:
         wanted = [work]
         while wanted:
             if wanted[-1].done:
@@ -208,6 +218,9 @@ class EmulatedDriver:
 
     def free(self, device: int, address: int) -> None:
         """Free memory: as in CUDA, after all of the device's work."""
+        if self._busy:  # the collector came while a kernel was running
+            self._freed.append((device, address))
+            return
         if self.pending(device):
             self.waits += 1
             self.finish(device)

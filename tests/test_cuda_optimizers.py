@@ -45,12 +45,12 @@ def test_device_has_the_bits_of_step(
     optimizer_class: type[stepspec.Optimizer], dtype: Any, driver: EmulatedDriver
 ) -> None:
     weights = random_tensors(SHAPES, dtype)
-    options = tested(optimizer_class)
+    options = with_all_terms(optimizer_class)
     expected = train(optimizer_class(**options), weights, fused=False)
     assert_same_bits(expected, train_on_device(driver, optimizer_class(**options), weights))
 
 
-def tested(optimizer_class: type[stepspec.Optimizer], **more: Any) -> dict[str, Any]:
+def with_all_terms(optimizer_class: type[stepspec.Optimizer], **more: Any) -> dict[str, Any]:
     """Return arguments with which a rule has all its terms."""
     momentum = {"momentum": 0.9} if hasattr(optimizer_class, "momentum") else {}
     wd = {"wd": 0.05} if optimizer_class.uses_wd else {}
@@ -68,7 +68,7 @@ def test_half_precision(
 ) -> None:
     weights = random_tensors(SHAPES, dtype)
     own = {"multi_precision": True} if how == "master" else {"rounding": how}
-    options = tested(optimizer_class, **own)
+    options = with_all_terms(optimizer_class, **own)
     expected = train(optimizer_class(**options), weights, fused=how == "stochastic")
     assert_same_bits(expected, train_on_device(driver, optimizer_class(**options), weights))
 
@@ -76,7 +76,7 @@ def test_half_precision(
 def test_gradients_of_other_dtypes(optimizer_class: type[stepspec.Optimizer], driver: EmulatedDriver) -> None:
     weights = random_tensors([(67, 65), (7,)], np.float32)
     grads = [[random_tensors([w.shape], dtype, 1)[0] for w, dtype in zip(weights, HALF, strict=True)]]
-    options = tested(optimizer_class)
+    options = with_all_terms(optimizer_class)
     expected = train(optimizer_class(**options), weights, fused=False, steps=1, grads=grads)
     found = train_on_device(driver, optimizer_class(**options), weights, steps=1, grads=grads)
     assert_same_bits(expected, found)
@@ -95,7 +95,7 @@ def test_row_sparse_gradients(
 ) -> None:
     if lazy and "lazy_update" not in inspect.signature(optimizer_class).parameters:
         pytest.skip("the rule has no lazy form")
-    options = tested(optimizer_class, **({"lazy_update": True} if lazy else {}))
+    options = with_all_terms(optimizer_class, **({"lazy_update": True} if lazy else {}))
     weights = random_tensors([shape for shape, _ in SPARSE], dtype)
     grads = [
         [
