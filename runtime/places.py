@@ -37,12 +37,14 @@ def shadow(array: Any, what: str = "the array") -> Array:
 
     TypeError, naming `what`, for an array that kernels cannot use.
     """
-    return _device("arrays").shadow(array, what) if on_device(array) else array
+    found: Array = _device("arrays").shadow(array, what) if on_device(array) else array
+    return found
 
 
 def to_host(array: Any) -> Array:
     """Return an array of NumPy's as it is, and of one on a device a copy; wait for what is under way."""
-    return _device("copies").to_host(array) if on_device(array) else array
+    found: Array = _device("copies").to_host(array) if on_device(array) else array
+    return found
 
 
 def new(like: Any, shape: tuple[int, ...], dtype: np.dtype[Any], value: float) -> Any:

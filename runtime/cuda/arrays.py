@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stepspec.checks import check_index
-from stepspec.cuda.libraries import Library, library
+from stepspec.cuda.libraries import Library, library, library_of
 from stepspec.one_place import mixed, operands
 from stepspec.places import ARRAY_TYPES, on_device
 from stepspec.sparse import RowSparse
@@ -46,7 +46,7 @@ class Shadowed:
 def shadow(array: Any, what: str = "the array") -> Array:
     """Return the shadow of an array on a device; TypeError, naming `what`, if kernels cannot use it."""
     try:
-        address, shape, strides, dtype, writeable = library(type(array)).facts(array)
+        address, shape, strides, dtype, writeable = library(array).facts(array)
     except TypeError as error:
         raise TypeError(f"{what} {error}") from None
     if 0 in shape:  # NumPy makes no array at address 0
@@ -71,7 +71,7 @@ def gradient_shadow(grad: Any, what: str) -> Any:
 def device_number(array: Any, what: str = "the array") -> int | None:
     """Return the number of the device where an array is, None of one without elements of some libraries."""
     try:
-        return library(type(array)).device(array)
+        return library(array).device(array)
     except TypeError as error:
         raise TypeError(f"{what} {error}") from None
 
@@ -153,7 +153,7 @@ class Quick:
         self._count = len(arrays)
         positions: dict[Library, list[int]] = {}
         for i, array in enumerate(arrays):
-            positions.setdefault(library(type(array)), []).append(i)
+            positions.setdefault(library(array), []).append(i)
         self._parts = [*positions.items()]
         self._kinds = [part.kinds(_chosen(arrays, chosen)) for part, chosen in self._parts]
         self._kept = tuple(arrays) if keep else ()
@@ -177,7 +177,8 @@ class Quick:
 
     def _are_alike(self, arrays: Sequence[Any], k: int) -> bool:
         part, _ = self._parts[k]
-        if any(library(kind) is not part for kind in set(map(type, arrays))):
+        types: set[Any] = set(map(type, arrays))
+        if any(library_of(kind) is not part for kind in types):
             return False
         try:
             return part.kinds(arrays) == self._kinds[k]

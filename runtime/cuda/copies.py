@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -56,13 +56,13 @@ def writing(array: Any, values: Array) -> Callable[[], object]:
 
 def full(like: Any, shape: tuple[int, ...], dtype: np.dtype[Any], value: float) -> Any:
     """Return a C-contiguous array of one value, of the library and on the device of another one."""
-    made = library(type(like)).full(like, shape, dtype, value)
+    made = library(like).full(like, shape, dtype, value)
     return _filled(_empty(like, shape, dtype), value) if made is None else made
 
 
 def converted(array: Any, dtype: np.dtype[Any]) -> Any:
     """Return a C-contiguous copy in another dtype, of the same library and on the same device."""
-    own = library(type(array))
+    own = library(array)
     made = own.converted(array, dtype)
     if made is None:
         numbers = to_host(array).astype(dtype)
@@ -95,16 +95,16 @@ class Owned:
 
 
 def _empty(like: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Any:
-    made = library(type(like)).empty(like, shape, dtype)
+    made = library(like).empty(like, shape, dtype)
     if made is None:
         stream = like.__cuda_array_interface__.get("stream")
-        made = Owned(library(type(like)).device(like) or 0, shape, dtype, stream)
+        made = Owned(library(like).device(like) or 0, shape, dtype, stream)
     return made
 
 
 def _place(array: Any) -> tuple[int, int]:
     """Return device and stream of an array with elements."""
-    own = library(type(array))
+    own = library(array)
     number = own.device(array)
     return number or 0, next(iter(own.streams([array])), DEFAULT_STREAM)
 
@@ -133,7 +133,7 @@ def _filled(array: Any, value: float) -> Any:
     return array
 
 
-def _copy_and_wait(copies: list[Callable[[], None]], number: int, stream: int, source: object) -> None:
+def _copy_and_wait(copies: Sequence[Callable[[], None]], number: int, stream: int, source: object) -> None:
     """Copy from page-locked memory, which is given here to stay alive."""
     for copy in copies:
         copy()

@@ -61,7 +61,7 @@ class Library:
 
     def streams(self, arrays: Sequence[Any]) -> set[int]:
         """Return the streams on which work with some arrays is under way."""
-        named = {_interface(array).get("stream") for array in arrays}
+        named: set[Any] = {_interface(array).get("stream") for array in arrays}
         if 0 in named:
             raise ValueError(
                 "__cuda_array_interface__ names stream 0, which is none: 1 is the legacy default stream, "
@@ -205,8 +205,14 @@ class Torch(Library):
         return getattr(self._torch, dtype.name)
 
 
+def library(array: Any) -> Library:
+    """Return the library that an array comes from."""
+    kind: Any = type(array)
+    return library_of(kind)
+
+
 @functools.cache
-def library(kind: type) -> Library:
+def library_of(kind: type) -> Library:
     """Return the library of a type of arrays."""
     roots = {base.__module__.partition(".")[0] for base in kind.__mro__}
     return _made(next((root for root in ("torch", "cupy", "numba") if root in roots), ""))
@@ -234,4 +240,5 @@ def _bfloat16() -> np.dtype[Any]:
         import ml_dtypes
     except ImportError:
         raise TypeError("has dtype bfloat16, which needs ml_dtypes: pip install ml_dtypes") from None
-    return np.dtype(ml_dtypes.bfloat16)
+    found: np.dtype[Any] = np.dtype(ml_dtypes.bfloat16)
+    return found
