@@ -28,6 +28,7 @@ from numba.cuda import types
 from stepspec import kernel_cache
 from stepspec.compilation import compiling, log
 from stepspec.cuda.device_code import kernel_form
+from stepspec.cuda.driver import missing_extra
 from stepspec.sources import source_stamp
 
 # threads of a block
@@ -89,14 +90,15 @@ class Code:
 
 
 def compile_entry(
-    entry: Callable[..., None], name: str, stamp: str | None, capability: tuple[int, int]
+    make: Callable[[], Callable[..., None]], name: str, stamp: str | None, capability: tuple[int, int]
 ) -> Code:
-    """Return the code of a kernel `entry(table, items, count)`, from the cache if `stamp` is known there.
+    """Return the code of a kernel, from the cache if `stamp` is known there.
 
     Parameters
     ----------
-    entry
-        A plain function of three int64; what it calls gets its device form.
+    make
+        Returns the kernel's entry, a plain function of three int64 (table, items, count); what it calls gets
+        its device form. It is called only if the entry has to be compiled.
     name
         What it is called in the log, in the cache, and (without dots) in profilers.
     stamp
@@ -106,21 +108,16 @@ def compile_entry(
 
     Raises
     ------
+    MissingCuda
+        If a compiler's library is missing.
     RuntimeError
         If the PTX contracts operations, so that the bits would not be the CPU's.
 
     """
-    return compile_made(lambda: entry, name, stamp, capability)
-
-
-def compile_made(
-    make: Callable[[], Callable[..., None]], name: str, stamp: str | None, capability: tuple[int, int]
-) -> Code:
-    """Return the code of the entry that `make` returns; it is only called if the entry is not cached."""
     major, minor = capability
     with compiling:
         started = time.perf_counter()
-        key = repr((stamp, capability, versions()))
+        key = repr((stamp, capability, _versions()))
         content = None if stamp is None else kernel_cache.read(f"{name}.sm_{major}{minor}", key)
         if content is not None:
             log.debug("loaded %s from the cache in %.3f s", name, time.perf_counter() - started)
@@ -133,17 +130,14 @@ def compile_made(
 
 
 @functools.cache
-def versions() -> tuple[object, ...]:
+def _versions() -> tuple[object, ...]:
     """Return what the code of an entry depends on, beside its sources."""
-    return (
-        sys.version,
-        numba.__version__,
-        llvmlite.__version__,
-        numba_cuda.__version__,
-        nvvm.version(),
-        nvjitlink.version(),
-        source_stamp(_compile),
-    )
+    try:
+        compilers = nvvm.version(), nvjitlink.version()
+    except RuntimeError as error:  # how the bindings tell that there is no library
+        raise missing_extra(ImportError(str(error))) from error
+    packages = numba.__version__, llvmlite.__version__, numba_cuda.__version__
+    return sys.version, *packages, *compilers, source_stamp(_compile)
 
 
 def _compile(entry: Callable[..., None], name: str, capability: tuple[int, int]) -> Code:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 
+from stepspec.cuda.driver import missing_extra
 from stepspec.cuda.kernels import Kernel
 from stepspec.cuda.recipes import ROWS, Pass, pass_name
 from stepspec.formats import Formats
@@ -25,6 +27,11 @@ def passes(kernel: Kernel, formats: Formats, results: frozenset[str] = frozenset
     results
         The arrays that hold results of reductions.
 
+    Raises
+    ------
+    MissingCuda
+        If the extra is not installed.
+
     """
     return _passes(kernel, layout_of(kernel, formats, results))
 
@@ -37,7 +44,17 @@ def layout_of(kernel: Kernel, formats: Formats, results: frozenset[str] = frozen
 
 @functools.lru_cache(maxsize=1024)
 def _passes(kernel: Kernel, layout: Layout) -> tuple[Pass, ...]:
-    # whatever makes entries loads numba-cuda
+    try:
+        passes_of = _maker(kernel, layout)
+    except ImportError as error:
+        if (error.name or "").startswith("stepspec"):
+            raise
+        raise missing_extra(error) from error
+    return passes_of(kernel, layout)
+
+
+def _maker(kernel: Kernel, layout: Layout) -> Callable[[Kernel, Layout], tuple[Pass, ...]]:
+    """Return what makes the passes; the modules of entries load numba-cuda."""
     match kernel.form:
         case "elements" if kernel.reduces:
             from stepspec.cuda.reductions import passes_of
@@ -51,4 +68,4 @@ def _passes(kernel: Kernel, layout: Layout) -> tuple[Pass, ...]:
             from stepspec.cuda.column_entries import passes_of
         case "scalars":
             from stepspec.cuda.scalar_entries import passes_of
-    return passes_of(kernel, layout)
+    return passes_of

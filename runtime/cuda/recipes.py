@@ -35,7 +35,7 @@ class Pass:
     make
         Makes the entry, `entry(table, items, count)`; called only when it is compiled.
     stamp
-        A hash over the sources of the entry, None if they are not in files.
+        A hash over the sources of the entry, None if they do not tell all.
 
     """
 
@@ -65,9 +65,9 @@ class Pass:
         """Return the entry compiled for a compute capability, or from the cache."""
         found = self._codes.get(capability)
         if found is None:
-            from stepspec.cuda.compilation import compile_made
+            from stepspec.cuda.compilation import compile_entry
 
-            found = self._codes[capability] = compile_made(self.make, self.name, self.stamp, capability)
+            found = self._codes[capability] = compile_entry(self.make, self.name, self.stamp, capability)
         return found
 
 
@@ -81,7 +81,7 @@ def _stamp(recipe: Callable[..., object], arguments: tuple[object, ...]) -> str 
     kernels = [argument for argument in arguments if isinstance(argument, Kernel)]
     functions = [recipe, *(function for kernel in kernels for function in kernel.functions)]
     sources = [source_stamp(function) for function in functions]
-    if None in sources:
+    if None in sources or any(function.__closure__ for function in functions):  # cells are in no file
         return None
     described = [_described(argument) for argument in arguments]
     return hashlib.sha256(repr((recipe.__qualname__, sources, described)).encode()).hexdigest()
