@@ -62,7 +62,8 @@ class Access:
     @property
     def per_row(self) -> tuple[str, ...]:
         """Return the names of the arrays whose numbers come first among those of a row."""
-        return tuple(p.name for p in self.layout.parameters if p.role in PER_ROW and p.name not in self.unread)
+        names = (slot.name for slot in self.layout.parameters if slot.role in PER_ROW)
+        return tuple(name for name in names if name not in self.unread)
 
     @property
     def lazy(self) -> bool:
@@ -83,8 +84,8 @@ class Access:
 
     def storage(self, slot: int) -> str:
         """Return the dtype that an array is stored in."""
-        parameter = self.slots[slot]
-        return self.layout.formats.compute if parameter.role == "values" else self.layout.storage(parameter.name)
+        found, layout = self.slots[slot], self.layout
+        return layout.formats.compute if found.role == "values" else layout.storage(found.name)
 
     def opener(self) -> Any:
         """Return `opened(table, tensor)`: see Note [Opened tensors]."""
@@ -194,7 +195,7 @@ class Access:
         """Write a number; a weight by its random word if it has one, and as its copy, too."""
         formats, storage, noise = self.layout.formats, self.storage(slot), None
 
-        def write(slot: int, storage: str, noise: Any) -> None:
+        def write(slot: int, storage: str, noise: list[Any] | None) -> None:
             address = element_address(builder, builder.extract_value(opened, slot), index, storage)
             access.store(builder, storage, address, [value], noise)
 
@@ -202,6 +203,7 @@ class Access:
             if formats.copy:
                 write(self.slot("copy"), formats.copy, None)
             if formats.stochastic:
-                key, count = (builder.extract_value(opened, self.slot(f"noise_{n}")) for n in ("key", "count"))
+                slots = map(self.slot, ("noise_key", "noise_count"))
+                key, count = (builder.extract_value(opened, slot) for slot in slots)
                 noise = [word_of(context, builder, key, count, index)]
         write(slot, storage, noise)

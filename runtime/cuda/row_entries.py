@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -16,11 +16,12 @@ from stepspec.cuda import reductions, scattered
 from stepspec.cuda.access import word
 from stepspec.cuda.compilation import CHUNK, THREADS
 from stepspec.cuda.device_code import part
-from stepspec.cuda.kernels import Kernel, RowValues, Terms
+from stepspec.cuda.kernels import Kernel, Terms
 from stepspec.cuda.recipes import Pass, pass_name
 from stepspec.cuda.row_access import Access
-from stepspec.cuda.row_folds import room_of, row_fold
-from stepspec.cuda.scattered import LAZY_PARTS, finder, gradient_beside
+from stepspec.cuda.row_folds import room_of
+from stepspec.cuda.row_steps import row_step
+from stepspec.cuda.scattered import LAZY_PARTS, finder
 from stepspec.layout import TAIL, Layout, Parameter
 
 Function = Callable[..., Any]
@@ -39,7 +40,8 @@ def passes_of(kernel: Kernel, layout: Layout) -> tuple[Pass, ...]:
 
 def _pass(kernel: Kernel, layout: Layout, what: str = "") -> Pass:
     parts = lazy_row_parts if layout.formats.gradient == "lazy" else row_parts
-    return Pass.of(pass_name(kernel, layout, what), Access.of(layout).slots, parts, rows_entry, kernel, layout)
+    name, slots = pass_name(kernel, layout, what), Access.of(layout).slots
+    return Pass.of(name, slots, parts, rows_entry, kernel, layout)
 
 
 def _reducing(kernel: Kernel, layout: Layout) -> tuple[Pass, ...]:
@@ -103,21 +105,11 @@ def lazy_row_parts(rows: int, columns: int) -> int:
 def rows_entry(kernel: Kernel, layout: Layout) -> Callable[[int, int, int], None]:
     """Return the entry of a kernel over rows: part `k` of `parts` has every `parts`-th run of rows."""
     access = Access.of(layout, (slot.name for slot in layout.parameters if slot.role == "values"))
-    opened, row_numbers, find, one_row = access.opener(), access.row_numbers(), finder(access), _row(kernel, access)
+    opened, run = access.opener(), _run(kernel, access)
     columns_slot, rows_slot, limit_slot = access.slot("columns"), access.slot("rows"), access.limit_slot
     parts = lazy_row_parts if access.lazy else row_parts
-    room = max([1, *(room_of(tuple(step.reduces.values())) for step in kernel.before if isinstance(step, Terms))])
-
-    @part(types.none)
-    def run(tensor: Any, first: int, end: int, shared: Any) -> None:
-        columns, thread = tensor[columns_slot], np.int64(cuda.threadIdx.x)
-        team = NARROW if columns < LANES else THREADS
-        while first < end:
-            position = first + thread // team
-            row, gradient = find(tensor, min(position, end - 1))
-            count = columns if position < end else -1
-            one_row(tensor, row_numbers(tensor, row), row, gradient, count, thread % team, team, shared)
-            first += THREADS // team
+    rounds = [tuple(step.reduces.values()) for step in kernel.before if isinstance(step, Terms)]
+    room = max(map(room_of, rounds), default=1)
 
     def entry(table: int, items: int, count: int) -> None:
         shared = cuda.shared.array(room, np.float64)
@@ -134,107 +126,20 @@ def rows_entry(kernel: Kernel, layout: Layout) -> Callable[[int, int, int], None
     return entry
 
 
-def _row(kernel: Kernel, access: Access) -> Function:
-    """Return `row(tensor, numbers, row, gradient, count, lane, team, shared)`: a thread's share of a row.
-
-    `count` is the number of its elements, -1 if there is none for this team. Numbers are those of the arrays
-    with one for each row, which nobody writes before all threads have read them.
-    """
-    names, steps, turn = list(access.per_row), [], 0
-    for step in kernel.before:
-        if isinstance(step, Terms):
-            steps.append(_reduced(step, access, tuple(names), turn))
-            turn = 1 - turn
-        else:
-            steps.append(_computed(step, access, tuple(names)))
-        names += step.gives
-    return _in_order(steps, _written(kernel, access, names))
-
-
-def _in_order(steps: Sequence[Function], last: Function) -> Function:
-    """Return a function that takes all steps, each with the numbers that those before it made known."""
-    if not steps:
-        return last
-    step, others = steps[0], _in_order(steps[1:], last)
-
-    @part(types.none)
-    def in_order(
-        tensor: Any, numbers: Any, row: int, gradient: int, count: int, lane: int, team: int, shared: Any
-    ) -> None:
-        more = step(tensor, numbers, row, gradient, count, lane, team, shared)
-        others(tensor, numbers + more, row, gradient, count, lane, team, shared)
-
-    return in_order
-
-
-def _computed(step: RowValues, access: Access, names: Sequence[str]) -> Function:
-    """Return the step that calls a function of the row's numbers."""
-    call = access.caller(step.function, names, len(step.gives))
-
-    def computed(
-        tensor: Any, numbers: Any, row: int, gradient: int, count: int, lane: int, team: int, shared: Any
-    ) -> Any:
-        return call(tensor, numbers, 0, 0, 0)
-
-    return computed
-
-
-def _reduced(step: Terms, access: Access, names: Sequence[str], turn: int) -> Function:
-    """Return the step that reduces what a function of an element returns."""
-    kinds = tuple(step.reduces.values())
-    call, beside = access.caller(step.function, names, len(kinds)), gradient_beside(access)
+def _run(kernel: Kernel, access: Access) -> Function:
+    """Return `run(tensor, first, end, shared)`: rows, or present rows by position, some for each team."""
+    row_numbers, find, step = access.row_numbers(), finder(access), row_step(kernel, access)
     columns_slot = access.slot("columns")
 
-    @part(types.UniTuple(access.number, len(kinds)))
-    def terms(given: Any, column: int) -> Any:
-        tensor, numbers, start, gradient = given
-        return call(tensor, numbers, start + column, column, beside(gradient, column))
-
-    fold = row_fold(kinds, access.layout.formats.compute, terms, turn)
-
-    def reduced(
-        tensor: Any, numbers: Any, row: int, gradient: int, count: int, lane: int, team: int, shared: Any
-    ) -> Any:
-        columns = tensor[columns_slot]
-        return fold((tensor, numbers, row * columns, gradient), count, columns, lane, team, shared)
-
-    return reduced
-
-
-def _written(kernel: Kernel, access: Access, names: Sequence[str]) -> Function:
-    """Return the last step: what is written of each element, then of the row."""
-    elements = _elements_written(kernel, access, names)
-    store = access.storer({name: list(names).index(number) for name, number in kernel.row_writes.items()})
-
     @part(types.none)
-    def written(
-        tensor: Any, numbers: Any, row: int, gradient: int, count: int, lane: int, team: int, shared: Any
-    ) -> None:
-        elements(tensor, numbers, row, gradient, count, lane, team, shared)
-        cuda.syncthreads()
-        if lane == 0 and count >= 0:
-            store(tensor, row, numbers)
+    def run(tensor: Any, first: int, end: int, shared: Any) -> None:
+        columns, thread = tensor[columns_slot], np.int64(cuda.threadIdx.x)
+        team = NARROW if columns < LANES else THREADS
+        while first < end:
+            position = first + thread // team
+            row, gradient = find(tensor, min(position, end - 1))
+            count = columns if position < end else -1
+            step(tensor, row_numbers(tensor, row), (row, gradient, count, thread % team, team), shared)
+            first += THREADS // team
 
-    return written
-
-
-def _elements_written(kernel: Kernel, access: Access, names: Sequence[str]) -> Function:
-    if kernel.function is None:
-        return _nothing
-    call = access.caller(kernel.function, names, len(kernel.writes))
-    store = access.storer({name: index for index, name in enumerate(kernel.writes)})
-    columns_slot, beside = access.slot("columns"), gradient_beside(access)
-
-    @part(types.none)
-    def elements(tensor: Any, numbers: Any, row: int, gradient: int, count: int, lane: int, team: int, shared: Any) -> None:
-        start, column = row * tensor[columns_slot], lane
-        while column < count:
-            values = call(tensor, numbers, start + column, column, beside(gradient, column))
-            store(tensor, start + column, values)
-            column += team
-
-    return elements
-
-
-def _nothing(tensor: Any, numbers: Any, row: int, gradient: int, count: int, lane: int, team: int, shared: Any) -> None:
-    """Do nothing: a kernel without a function of elements."""
+    return run

@@ -2,8 +2,8 @@
 
 Note [Scattered gradients]
 A row-sparse gradient is an array of its present rows, and a sorted list of their numbers. A pass over all
-rows finds each one there by halving: in flat passes among those that the block's chunk may touch, which are found
-once. A lazy pass goes over the present rows themselves: a fixed number of parts takes runs of them by turns.
+rows finds each one there by halving: a flat pass among those that its chunk may touch, which are found once.
+A lazy pass goes over the present rows themselves: a fixed number of parts take runs of them by turns.
 """
 
 from __future__ import annotations
