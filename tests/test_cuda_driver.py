@@ -15,7 +15,8 @@ from emulated_driver import DeviceArray, EmulatedDriver
 from ptx_machine import MachineError
 
 from stepspec.cuda import driver as drivers
-from stepspec.cuda.driver import CudaError, Driver, MissingCuda
+from stepspec.cuda.calls import CudaError
+from stepspec.cuda.driver import Driver, MissingCuda
 from stepspec.cuda.native import CudaDriver
 
 OK = bindings.CUresult.CUDA_SUCCESS

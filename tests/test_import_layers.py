@@ -71,19 +71,21 @@ RUNTIME = (
 # The CUDA target stands below `call`, which asks it for the plan of a call on a device; what the rest of the
 # runtime needs of it is imported late, as most processes have no such arrays.
 CUDA = (
-    "driver kernels",
-    "device_code",
-    "compilation",
-    "access",
+    "access calls device_code kernels staging tables",
+    "folds native noise_words",
+    "driver row_folds",
+    "compilation libraries",
+    "arrays recipes strided_entry",
+    "copies entries recognition row_access scalar_entries",
+    "gradients scattered",
+    "row_steps tensor_reductions",
+    "column_reductions",
     "reductions",
-    "entries scattered",
     "column_entries row_entries",
     "passes",
-    "libraries",
-    "arrays",
-    "copies",
-    "norms tables",
     "launches",
+    "strided",
+    "norms orders",
     "plan",
     "__init__",
 )
@@ -92,12 +94,20 @@ BELOW_CUDA = RUNTIME[: RUNTIME.index("call")]
 CUDA_AT_THE_TOP = {
     "access",
     "column_entries",
+    "column_reductions",
     "compilation",
     "device_code",
     "entries",
-    "reductions",
+    "folds",
+    "noise_words",
+    "row_access",
     "row_entries",
+    "row_folds",
+    "row_steps",
+    "scalar_entries",
     "scattered",
+    "strided_entry",
+    "tensor_reductions",
 }
 # Only these may load Numba when they are imported. What `import stepspec` loads imports them late, so that it
 # costs no more than NumPy.

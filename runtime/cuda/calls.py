@@ -18,9 +18,11 @@ import threading
 import weakref
 from typing import Any
 
-from stepspec.cuda.driver import CudaError
-
 log = logging.getLogger("stepspec")
+
+
+class CudaError(RuntimeError):
+    """A call of the CUDA driver failed; after some errors no later call in the process works."""
 
 
 class Calls:

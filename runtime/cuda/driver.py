@@ -30,10 +30,6 @@ class MissingCuda(RuntimeError):  # noqa: N818 - named by what is missing, as us
     """Kernels cannot run on a GPU here: it says what is missing, what was found, and what helps."""
 
 
-class CudaError(RuntimeError):
-    """A call of the CUDA driver failed; after some errors no later call in the process works."""
-
-
 class Compiled(Protocol):
     """What is loaded: the machine code of one kernel, and the PTX it was made of."""
 

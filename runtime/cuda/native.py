@@ -11,13 +11,15 @@ import ctypes
 import functools
 import weakref
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from stepspec.cuda.calls import Calls
-from stepspec.cuda.driver import Compiled, Event, Function
+
+if TYPE_CHECKING:
+    from stepspec.cuda.driver import Compiled, Event, Function
 
 
 class CudaDriver(Calls):
