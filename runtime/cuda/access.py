@@ -12,8 +12,8 @@ from typing import Any
 
 from llvmlite import ir
 from numba.cuda import types
-from numba.cuda.extending import intrinsic
 
+from stepspec.cuda.device_code import intrinsic
 from stepspec.formats import HALF
 from stepspec.halves import Target, rounded, rounded_with_noise, widened
 from stepspec.layout import Parameter

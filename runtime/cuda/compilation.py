@@ -10,6 +10,7 @@ What is loaded is the machine code that nvJitLink makes of the PTX, as a driver 
 from __future__ import annotations
 
 import functools
+import importlib.metadata
 import json
 import re
 import sys
@@ -20,7 +21,6 @@ from typing import Any
 
 import llvmlite
 import numba
-import numba_cuda
 from cuda.bindings import nvjitlink, nvvm
 from numba import cuda
 from numba.cuda import types
@@ -136,7 +136,7 @@ def _versions() -> tuple[object, ...]:
         compilers = nvvm.version(), nvjitlink.version()
     except RuntimeError as error:  # how the bindings tell that there is no library
         raise missing_extra(ImportError(str(error))) from error
-    packages = numba.__version__, llvmlite.__version__, numba_cuda.__version__
+    packages = numba.__version__, llvmlite.__version__, importlib.metadata.version("numba-cuda")
     return sys.version, *packages, *compilers, source_stamp(_compile)
 
 

@@ -15,18 +15,25 @@ import dis
 import inspect
 import types
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from llvmlite import ir
-from numba import cuda
+from numba import config, cuda
+from numba.cuda import extending
 from numba.cuda import types as cuda_types
 from numba.cuda.core.targetconfig import ConfigStack
-from numba.cuda.extending import intrinsic
 
 from stepspec import transcendental
 
 Function = Callable[..., Any]
+F = TypeVar("F", bound=Function)
+
+
+def intrinsic(function: Function) -> Function:
+    """Make a function that writes LLVM itself callable from device code."""
+    made: Function = extending.intrinsic(function)
+    return made
 
 
 @intrinsic
@@ -153,6 +160,8 @@ def _loaded(code: types.CodeType) -> set[str]:
 
 
 def _converted(value: Any, name: str, user: Function) -> Any:
+    if isinstance(value, types.ModuleType) and value.__name__.startswith("stepspec"):
+        raise TypeError(f"{user.__module__}.{user.__qualname__}: import by name what it takes of {name}")
     if isinstance(value, _KNOWN) or getattr(value, "targetoptions", {}).get("device"):
         return value
     if isinstance(getattr(value, "py_func", value), types.FunctionType):
@@ -160,10 +169,10 @@ def _converted(value: Any, name: str, user: Function) -> Any:
     raise TypeError(f"{user.__module__}.{user.__qualname__}: {name} is {value!r}, which has no device form")
 
 
-def part(result: Any) -> Callable[[Function], Any]:
+def part(result: Any) -> Callable[[F], F]:
     """Compile a function by itself, once for its arguments' types, where device forms call it.
 
-    Inlining by numba-cuda takes long, as it grows with what is inlined and how often; this is inlined by LLVM.
+    Inlining by numba-cuda takes long, as it grows with what is inlined and how often; LLVM inlines this.
 
     Parameters
     ----------
@@ -172,7 +181,10 @@ def part(result: Any) -> Callable[[Function], Any]:
 
     """
 
-    def decorate(function: Function) -> Function:
+    def decorate(function: F) -> F:
+        if config.ENABLE_CUDASIM:  # it runs Python
+            return function
+
         def implementation(typing: Any, *arguments: Any) -> Any:
             kinds = [cuda_types.unliteral(kind) for kind in arguments]
 

@@ -18,11 +18,10 @@ from typing import Any
 
 from numba import cuda
 from numba.cuda import types
-from numba.cuda.extending import intrinsic
 
 from stepspec.cuda.access import INT, PACKET, element_address, load, number_type, opener, store, word
 from stepspec.cuda.compilation import CHUNK, THREADS
-from stepspec.cuda.device_code import call
+from stepspec.cuda.device_code import call, intrinsic
 from stepspec.cuda.kernels import Kernel
 from stepspec.cuda.noise_words import word_of, words_of_four
 from stepspec.cuda.recipes import ROWS, Pass, pass_name
@@ -100,10 +99,15 @@ class Step:
         return number_type(self.layout.formats.compute)
 
     @cached_property
+    def function(self) -> Callable[..., object]:
+        """Return what is called for each element."""
+        (function,) = self.kernel.functions
+        return function
+
+    @cached_property
     def arguments(self) -> tuple[str, ...]:
         """Return the names of what the function takes."""
-        assert self.kernel.function is not None
-        return tuple(inspect.signature(self.kernel.function).parameters)
+        return tuple(inspect.signature(self.function).parameters)
 
     @cached_property
     def reads(self) -> tuple[str, ...]:
@@ -228,11 +232,11 @@ class _Emit:
         return self.builder.extract_value(self.words, self.step.slot(name))
 
     def _call(self, arrays: dict[str, list[Any]], k: int) -> list[Any]:
-        step, number = self.step, self.step.number
+        step, number, function = self.step, self.step.number, self.step.function
         values = [arrays[name][k] if name in arrays else self._word(name) for name in step.arguments]
         many = len(step.kernel.writes) + len(step.kernel.reduces)
         result = number if many == 1 else types.UniTuple(number, many)
-        found = call(self.context, self.builder, step.kernel.function, result, [number] * len(values), values)
+        found = call(self.context, self.builder, function, result, [number] * len(values), values)
         return [found] if many == 1 else [self.builder.extract_value(found, k) for k in range(many)]
 
     def _noise(self, position: Any) -> list[Any]:

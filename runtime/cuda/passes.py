@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
 
 from stepspec.cuda.driver import missing_extra
 from stepspec.cuda.kernels import Kernel
@@ -45,27 +44,36 @@ def layout_of(kernel: Kernel, formats: Formats, results: frozenset[str] = frozen
 @functools.lru_cache(maxsize=1024)
 def _passes(kernel: Kernel, layout: Layout) -> tuple[Pass, ...]:
     try:
-        passes_of = _maker(kernel, layout)
+        return _made(kernel, layout)
     except ImportError as error:
         if (error.name or "").startswith("stepspec"):
             raise
         raise missing_extra(error) from error
-    return passes_of(kernel, layout)
 
 
-def _maker(kernel: Kernel, layout: Layout) -> Callable[[Kernel, Layout], tuple[Pass, ...]]:
-    """Return what makes the passes; the modules of entries load numba-cuda."""
-    match kernel.form:
-        case "elements" if kernel.reduces:
-            from stepspec.cuda.reductions import passes_of
-        case "elements" if layout.formats.gradient == "dense":
-            from stepspec.cuda.entries import passes_of
-        case "elements":
-            from stepspec.cuda.scattered import passes_of
-        case "rows":
-            from stepspec.cuda.row_entries import passes_of
-        case "columns":
-            from stepspec.cuda.column_entries import passes_of
-        case "scalars":
-            from stepspec.cuda.scalar_entries import passes_of
-    return passes_of
+def _made(kernel: Kernel, layout: Layout) -> tuple[Pass, ...]:
+    """Return what the modules of entries make; importing them loads numba-cuda."""
+    if kernel.form == "scalars":
+        from stepspec.cuda import scalar_entries
+
+        return scalar_entries.passes_of(kernel, layout)
+    if kernel.form == "columns":
+        from stepspec.cuda import column_entries
+
+        return column_entries.passes_of(kernel, layout)
+    if kernel.form == "rows":
+        from stepspec.cuda import row_entries
+
+        return row_entries.passes_of(kernel, layout)
+    assert kernel.form == "elements", kernel.form
+    if kernel.reduces:
+        from stepspec.cuda import reductions
+
+        return reductions.passes_of(kernel, layout)
+    if layout.formats.gradient != "dense":
+        from stepspec.cuda import scattered
+
+        return scattered.passes_of(kernel, layout)
+    from stepspec.cuda import entries
+
+    return entries.passes_of(kernel, layout)
