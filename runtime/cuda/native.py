@@ -130,10 +130,10 @@ class CudaDriver(Calls):
         with self.current(device):
             self.call("cuStreamSynchronize", stream)
 
-    def query(self, event: Any) -> bool:
+    def query(self, device: int, event: Any) -> bool:
         """Whether an event has happened."""
-        self.refuse_fork("cuEventQuery")
-        (status,) = self.api.cuEventQuery(event)
+        with self.current(device):
+            (status,) = self.api.cuEventQuery(event)
         if status == self.api.CUresult.CUDA_ERROR_NOT_READY:
             return False
         self.check_status("cuEventQuery", status)
@@ -177,4 +177,4 @@ class CudaEvent:
             self._driver.call("cuEventRecord", self.handle, stream)
 
     def done(self) -> bool:
-        return self._driver.query(self.handle)
+        return self._driver.query(self._device, self.handle)
