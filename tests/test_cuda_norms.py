@@ -10,7 +10,6 @@ from device_training import placed
 from emulated_driver import EmulatedDriver
 from training import Array, random_tensors
 
-import stepspec
 from stepspec.cuda.driver import use
 from stepspec.norms import measure
 
@@ -32,7 +31,13 @@ def of_all_kinds(seed: int = 0) -> list[Array]:
 
 
 def same(driver: EmulatedDriver, grads: list[Array], devices: list[int] | None = None, **how: Any) -> None:
-    found = measure([placed(driver, grad, device, **how) for grad, device in zip(grads, devices or [0] * len(grads))], True)
+    found = measure(
+        [
+            placed(driver, grad, device, **how)
+            for grad, device in zip(grads, devices or [0] * len(grads), strict=True)
+        ],
+        True,
+    )
     expected = measure(grads, True)
     assert found.values.tobytes() == expected.values.tobytes()
     assert found.exponents.tolist() == expected.exponents.tolist()
@@ -49,7 +54,10 @@ def test_gradients_on_two_devices(driver: EmulatedDriver) -> None:
 
 
 def test_large_and_small_doubles_are_measured_again(driver: EmulatedDriver) -> None:
-    same(driver, [np.full(300, 1.5e300), np.full(3, 1e-200), np.ones(3), np.array([np.inf, 1.0]), np.array([np.nan])])
+    same(
+        driver,
+        [np.full(300, 1.5e300), np.full(3, 1e-200), np.ones(3), np.array([np.inf, 1.0]), np.array([np.nan])],
+    )
 
 
 def test_strided_gradients_are_copied(driver: EmulatedDriver) -> None:

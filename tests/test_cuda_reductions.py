@@ -1,6 +1,10 @@
 """Reductions of CUDA kernels on the PTX machine against the readable reference, bit for bit."""
 
+import os
+import subprocess
+import sys
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import ml_dtypes
@@ -34,11 +38,17 @@ SPECIALS = {
     "negative zeros": [-0.0],
     "subnormal": [1e-45, -3e-42, 6e-8],
 }
-REFERENCE = {
+
+
+def largest(x: Array) -> np.float64:
+    return reference.largest(x) if x.size else np.float64(-np.inf)
+
+
+REFERENCE: dict[str, Any] = {
     "norm": reference.norm,
     "sum": reference.total,
     "mean": reference.mean,
-    "max": lambda x: reference.largest(x) if x.size else -np.inf,
+    "max": largest,
 }
 
 
@@ -116,15 +126,17 @@ def check(kernel: Kernel, formats: Formats, weights: list[Array], grads: list[Ar
     memory, compute = Memory(1 << 24), np.dtype(formats.compute)
     arrays = {"weight": weights, "grad": grads}
     rows = {name: [memory.put(array) for array in each] for name, each in arrays.items()}
-    launcher = Launcher(memory, [(1, weight.size) for weight in weights], {**rows, "scale": [0.7] * len(weights)})
+    launcher = Launcher(
+        memory, [(1, weight.size) for weight in weights], {**rows, "scale": [0.7] * len(weights)}
+    )
     launcher.run(passes(kernel, formats))
     with np.errstate(all="ignore"):
         for tensor, (stored, values) in enumerate(zip(weights, grads, strict=True)):
             weight, grad = stored.astype(compute), values.astype(compute)
             terms = weight, compute.type(0.7) * grad, grad, weight + grad
             for (name, reduction), term in zip(kernel.reduces.items(), terms, strict=True):
-                want = np.float64(REFERENCE[reduction.kind](term))
-                got = launcher.result(name)[tensor]
+                want = np.array([REFERENCE[reduction.kind](term)])
+                got = launcher.result(name)[tensor : tensor + 1]
                 assert same_bits(got, want), (name, tensor, term.size, got, want)
 
 
@@ -140,15 +152,21 @@ def test_special_values(dtype: str) -> None:
     check(reduce, Formats.plain(dtype), arrays, arrays)
 
 
-@pytest.mark.parametrize("formats", [Formats("float32", "float16", "float32", "float16"), Formats("float64", "float32", "float64")])
+@pytest.mark.parametrize(
+    "formats", [Formats("float32", "float16", "float32", "float16"), Formats("float64", "float32", "float64")]
+)
 def test_gradients_in_their_own_storage(formats: Formats) -> None:
     weights = [draw(size, formats.weight, 1) for size in (5, 300, 5000)]
     check(reduce, formats, weights, [draw(weight.size, formats.grad, 2) for weight in weights])
 
 
 def per_column() -> Kernel:
-    kinds = {name: Reduction(kind, per="column") for name, kind in {"n": "norm", "m": "mean", "top": "max"}.items()}
-    function = rows(element=("weight", "grad"), row=("h",), column=("c",), reduces={**kinds, "s": Reduction("sum")})
+    kinds = {
+        name: Reduction(kind, per="column") for name, kind in {"n": "norm", "m": "mean", "top": "max"}.items()
+    }
+    function = rows(
+        element=("weight", "grad"), row=("h",), column=("c",), reduces={**kinds, "s": Reduction("sum")}
+    )
     return function(lambda weight, grad, h, c, scale: (weight, scale * grad, weight + h, grad * c))
 
 
@@ -167,10 +185,12 @@ def test_columns_have_the_bits_of_the_reference(formats: Formats) -> None:
     places = {name: [memory.put(array) for array in each] for name, each in arrays.items()}
     results = {name: [memory.allocate(compute.itemsize * c) for _, c in SHAPES] for name in ("n", "m", "top")}
     launcher = Launcher(memory, SHAPES, {**places, **results, "scale": [0.7] * len(SHAPES)})
-    launcher.run(reductions.passes_of(kernel, layout_of(kernel, formats)))
+    launcher.run(reductions.passes_of(kernel, layout_of(kernel, formats)), grid=300)
     with np.errstate(all="ignore"):
         for tensor, shape in enumerate(SHAPES):
-            weight, grad = (arrays[name][tensor].astype(compute).reshape(shape) for name in ("weight", "grad"))
+            weight, grad = (
+                arrays[name][tensor].astype(compute).reshape(shape) for name in ("weight", "grad")
+            )
             h, c = arrays["h"][tensor].reshape(-1, 1), arrays["c"][tensor]
             want = {"n": reference.column_norm(weight), "m": reference.column_mean(compute.type(0.7) * grad)}
             top = weight + h
@@ -178,8 +198,8 @@ def test_columns_have_the_bits_of_the_reference(formats: Formats) -> None:
             for name, values in want.items():
                 got = memory.get(results[name][tensor], like=np.empty((1, shape[1]), compute))
                 assert same_bits(got, values), (name, shape)
-            got = launcher.result("s")[tensor]
-            assert same_bits(got, reference.total(grad * c)), ("s", shape)
+            got = launcher.result("s")[tensor : tensor + 1]
+            assert same_bits(got, np.array([reference.total(grad * c)])), ("s", shape)
 
 
 @columns(reads=("c", "top"), writes=("c", "d"))
@@ -200,7 +220,9 @@ def test_columns_kernels(dtype: str) -> None:
     arrays = {name: [draw(count, dtype, k) for count in counts] for k, name in enumerate(("c", "d"))}
     arrays["top"] = [draw(count, formats.compute, 7) for count in counts]
     places = {name: [memory.put(array) for array in each] for name, each in arrays.items()}
-    launcher = Launcher(memory, [(2, count) for count in counts], {**places, "n": [0.0] * 4, "rho": [0.9] * 4})
+    launcher = Launcher(
+        memory, [(2, count) for count in counts], {**places, "n": [0.0] * 4, "rho": [0.9] * 4}
+    )
     launcher.run(passes(update_columns, formats, frozenset(["top"])))
     for k, count in enumerate(counts):
         c, top = arrays["c"][k].astype(compute), arrays["top"][k]
@@ -212,8 +234,9 @@ def test_columns_kernels(dtype: str) -> None:
     launcher.run(passes(reduce_columns, formats))
     for k, each in enumerate(arrays["c"]):
         c = each.astype(compute)
-        assert same_bits(launcher.result("n")[k], reference.norm(compute.type(0.9) * c))
-        assert launcher.result("top")[k] == (reference.largest(c) if c.size else -np.inf)
+        norm = np.array([reference.norm(compute.type(0.9) * c)])
+        assert same_bits(launcher.result("n")[k : k + 1], norm)
+        assert launcher.result("top")[k] == largest(c)
 
 
 @scalars("ratio", "bound")
@@ -236,7 +259,7 @@ def test_scalars_are_computed_in_float64_for_every_tensor() -> None:
 
 def test_states_kept_per_tensor_are_read_and_written_at_their_addresses() -> None:
     memory, states = Memory(1 << 20), np.arange(300.0)
-    places = [memory.put(state) for state in states]
+    places = [memory.put(states[k : k + 1]) for k in range(states.size)]
     launcher = Launcher(memory, [(3, 4)] * 300, {"beta": places, "new": -states})
     launcher.run([gather("beta", "now")])
     assert same_bits(launcher.result("now"), states)
@@ -250,3 +273,17 @@ def test_a_norm_of_many_elements_needs_no_local_memory() -> None:
         code = this.code(SM_90)
         assert (code.stack, code.spills) == (0, 0)
         assert code.registers <= 128
+
+
+def test_the_simulator_folds_to_the_bits_of_the_reference() -> None:
+    """It must be chosen before numba.cuda is imported, so that it runs in a process of its own."""
+    script = Path(__file__).with_name("simulated_folds.py")
+    ran = subprocess.run(
+        [sys.executable, str(script)],
+        env={**os.environ, "NUMBA_ENABLE_CUDASIM": "1"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert ran.returncode == 0, ran.stderr

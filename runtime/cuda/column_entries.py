@@ -1,9 +1,8 @@
-"""Passes of columns kernels: a function of one column's numbers, over arrays with a number for each column."""
+"""Passes of columns kernels: a function of a column's numbers, over arrays with a number for each column."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 from numba import cuda

@@ -89,7 +89,9 @@ def _terms(kernel: Kernel, access: Access, places: list[int]) -> Function:
 def finish_entry(reductions: tuple[Reduction, ...], dtype: str) -> Entry:
     """Return the entry whose item is a strip of THREADS columns of a tensor; results have this dtype."""
     many = len(reductions)
-    finish = _finish([(reduction.kind, place, many + place) for place, reduction in enumerate(reductions)], dtype)
+    finish = _finish(
+        [(reduction.kind, place, many + place) for place, reduction in enumerate(reductions)], dtype
+    )
 
     def entry(table: int, items: int, count: int) -> None:
         for k in range(cuda.blockIdx.x, count, cuda.gridDim.x):
@@ -103,7 +105,7 @@ def finish_entry(reductions: tuple[Reduction, ...], dtype: str) -> Entry:
 
 
 def _finish(each: list[tuple[str, int, int]], dtype: str) -> Function:
-    """Return `finish(table, tensor, rows, columns, column)` for reductions: kind, slots of partials, result."""
+    """Return `finish(table, tensor, rows, columns, column)`; each has a kind and slots of partials, result."""
     kind, partials, results = each[0]
     total, end = _total("max" if kind == "max" else "sum"), ENDINGS[kind]
     number, write = getattr(np, dtype), writer(dtype, dtype)

@@ -148,7 +148,7 @@ def _from_eight(fold: Any) -> Callable[..., Any]:
 
 
 def _met(fold: Any) -> Callable[..., Any]:
-    """Return what folds a lane and that of the thread `half` away; in both threads the lower lane is first."""
+    """Return what folds a lane and that of the thread `half` away; in both the lower lane is first."""
 
     def meet(lane: float, half: int) -> Any:
         other = cuda.shfl_xor_sync(_WHOLE_WARP, lane, half)

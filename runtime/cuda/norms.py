@@ -87,7 +87,9 @@ def _keep(measurement: _Measurement, device: int, kinds: Kinds) -> None:
     """Keep a measurement for the next step, and not too many, nor any of another driver."""
     _kept[device, kinds] = measurement
     excess = len(_kept) - MOST
-    for key in [key for k, key in enumerate(_kept) if k < excess or _kept[key].driver is not measurement.driver]:
+    for key in [
+        key for k, key in enumerate(_kept) if k < excess or _kept[key].driver is not measurement.driver
+    ]:
         del _kept[key]
 
 

@@ -20,12 +20,11 @@ def passes_of(kernel: Kernel, layout: Layout) -> tuple[Pass, ...]:
     """Return the passes of a kernel that reduces what its function returns; it has no `before`."""
     collecting = []
     for over in dict.fromkeys(over for over, _, _ in operands(kernel, "tensor")):
-        name = pass_name(kernel, layout, f"{over}s")
-        recipe = tensor_reductions.collect_entry
+        name, recipe = pass_name(kernel, layout, f"{over}s"), tensor_reductions.collect_entry
         collecting.append(Pass.of(name, _slots(layout), _PARTS[over], recipe, kernel, layout, over))
     if operands(kernel, "column"):
-        name, recipe = pass_name(kernel, layout, "columns"), column_reductions.collect_entry
-        collecting.append(Pass.of(name, _slots(layout), column_blocks, recipe, kernel, layout))
+        name, make = pass_name(kernel, layout, "columns"), column_reductions.collect_entry
+        collecting.append(Pass.of(name, _slots(layout), column_blocks, make, kernel, layout))
     return (*collecting, *_finishing(kernel, layout))
 
 
@@ -51,7 +50,10 @@ def _buffers(kernel: Kernel, per: str) -> list[tuple[Parameter, Reduction]]:
 
 
 def _finish(
-    buffers: list[tuple[Parameter, Reduction]], parts: Parts, recipe: Callable[..., object], *dtype: str
+    buffers: list[tuple[Parameter, Reduction]],
+    parts: Parts,
+    recipe: Callable[..., Callable[..., None]],
+    *dtype: str,
 ) -> Pass:
     results = [Parameter(slot.name, "result", reduction) for slot, reduction in buffers]
     slots = (*(slot for slot, _ in buffers), *results, TAIL[0], ROWS)

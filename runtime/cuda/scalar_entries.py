@@ -1,4 +1,4 @@
-"""Passes over numbers of a tensor, one thread for each tensor: scalars kernels, and states kept per tensor."""
+"""Passes over numbers of a tensor, a thread for each: scalars kernels, and states kept per tensor."""
 
 from __future__ import annotations
 
@@ -10,11 +10,10 @@ import numpy as np
 from llvmlite import ir
 from numba import cuda
 from numba.cuda import types
-from numba.cuda.extending import intrinsic
 
 from stepspec.cuda.access import INT, element_address, load_slot, load_word, reader, store, word, writer
 from stepspec.cuda.compilation import THREADS
-from stepspec.cuda.device_code import call
+from stepspec.cuda.device_code import call, intrinsic
 from stepspec.cuda.kernels import Kernel
 from stepspec.cuda.recipes import Pass
 from stepspec.layout import Layout, Parameter

@@ -105,7 +105,7 @@ def _length(over: str, rows_slot: int, columns_slot: int) -> Function:
 
 
 def _source(kernel: Kernel, access: Access, over: str, places: Sequence[int]) -> tuple[Function, Function]:
-    """Return `begin(tensor, start)`: a place, and `terms(tensor, place, offset)`: the terms so far behind it."""
+    """Return `begin(tensor, start)`, a place, and `terms(tensor, place, offset)`: those so far behind it."""
     assert kernel.function is not None, "what is reduced is what the function returns"
     call, pick = access.caller(kernel.function, access.per_row, len(kernel.reduces)), picked(places)
     numbers, terms = access.row_numbers(), part(types.UniTuple(access.number, len(places)))
@@ -150,16 +150,20 @@ def picked(places: Sequence[int]) -> Function:
 
 def stored(slots: Sequence[int]) -> Function:
     """Return `store(tensor, block, results)`: each is a partial result in the scratch behind its slot."""
-    slot, others = slots[0], stored(slots[1:]) if slots[1:] else None
+    slot = slots[0]
 
     def last(tensor: Any, block: int, results: Any) -> None:
         _write(tensor[slot], block, results[0])
+
+    if len(slots) == 1:
+        return last
+    others = stored(slots[1:])
 
     def first(tensor: Any, block: int, results: Any) -> None:
         _write(tensor[slot], block, results[0])
         others(tensor, block, results[1:])
 
-    return last if others is None else first
+    return first
 
 
 def finish_entry(reductions: tuple[Reduction, ...]) -> Entry:
