@@ -1,5 +1,6 @@
 """Plans of arrays on a GPU: what they copy and launch, in which order, and what they recognise."""
 
+import weakref
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,7 +11,9 @@ from emulated_driver import EmulatedDriver
 from training import Array, assert_same_bits, random_tensors, train
 
 import stepspec
+from stepspec.cuda.calls import CudaError
 from stepspec.cuda.driver import use
+from stepspec.cuda.passes import Pass
 
 SHAPES = ((5,), (3, 4), (70, 61), (0, 2), ())
 
@@ -177,3 +180,159 @@ def test_a_plan_used_on_another_stream_waits_for_its_last_use(driver: EmulatedDr
     driver.synchronize(0, 5)
     run.check()
     assert len(run.plans()) == 1
+
+
+def test_two_devices(driver: EmulatedDriver) -> None:
+    for device in (1, 0):
+        run = Run(driver, device=device)
+        run.step()
+        run.check()
+
+
+def test_other_dicts_and_lists_of_the_same_arrays_need_no_other_plan(driver: EmulatedDriver) -> None:
+    run = Run(driver)
+    run.step()
+    run.device_states = [dict(state) for state in run.device_states]
+    run.on_device, run.indices = tuple(run.on_device), range(len(SHAPES))
+    run.step()
+    run.check()
+    assert len(run.plans()) == 1
+
+
+@pytest.mark.parametrize("what", ["weight", "state", "address"])
+def test_other_arrays_need_another_plan(driver: EmulatedDriver, what: str) -> None:
+    run = Run(driver)
+    run.step()
+    driver.finish()
+    if what == "weight":
+        run.on_device[2] = run.put(run.weights[2])
+    elif what == "state":
+        run.device_states[2]["mom"] = run.put(run.states[2]["mom"])
+    else:  # the same object with other memory, as torch's `.data = ` gives it
+        run.on_device[2].__dict__.update(run.put(run.weights[2]).__dict__)
+    run.step()
+    run.check()
+    assert len(run.plans()) == 2
+
+
+def test_gradients_of_another_kind_need_all_checks(driver: EmulatedDriver) -> None:
+    run = Run(driver)
+    run.step()
+    for grads in (run.gradients(), run.gradients()):
+        lying = [*map(run.put, grads)]
+        lying[1] = run.put(grads[1].astype(np.float16))
+        grads[1] = grads[1].astype(np.float16)
+        run.step(grads, lying)
+    run.step()
+    run.check()
+    assert len(run.plans()) == 2
+
+
+@pytest.mark.parametrize("known", [False, True], ids=["first", "planned"])
+def test_refused_calls_change_nothing(driver: EmulatedDriver, known: bool) -> None:
+    run = Run(driver)
+    if known:
+        run.step()
+    driver.finish()
+    launched = list(driver.launches)
+    grads = [*map(run.put, run.gradients())]
+    short, there = run.put(np.zeros((3, 3), np.float32)), placed(driver, np.zeros((3, 4), np.float32), 1)
+    refused: list[tuple[Any, str]] = [
+        (short, r"gradient of tensor 1 has shape \(3, 3\)"),
+        (run.on_device[1], "gradient of tensor 1"),
+        (there, "on device 1"),
+        (np.zeros((3, 4), np.float32), "is on the host"),
+        (None, "gradient of tensor 1 is None"),
+    ]
+    for grad, message in refused:
+        with pytest.raises((TypeError, ValueError), match=message):
+            run.fused.update(run.indices, run.on_device, [grads[0], grad, *grads[2:]], run.device_states)
+    assert driver.launches == launched
+    run.check()
+    assert run.fused.num_update == int(known)
+    run.step()
+    run.check()
+
+
+def test_nothing_is_launched_before_all_is_compiled(
+    driver: EmulatedDriver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = Run(driver, aggregate_num=1)
+    compiled, code = [], Pass.code
+
+    def failing(self: Pass, capability: tuple[int, int]) -> Any:
+        compiled.append(self)
+        if len(compiled) == 2:
+            raise RuntimeError("no code for it")
+        return code(self, capability)
+
+    monkeypatch.setattr(Pass, "code", failing)
+    run.weights[2], run.states[2]["mom"] = np.float64(run.weights[2]), np.float64(run.states[2]["mom"])
+    run.on_device[2], run.device_states[2]["mom"] = run.put(run.weights[2]), run.put(run.states[2]["mom"])
+    with pytest.raises(RuntimeError, match="no code for it"):
+        run.step()
+    assert not driver.launches
+    assert run.fused.num_update == 0
+
+
+def test_a_failed_launch_says_that_weights_may_be_lost(
+    driver: EmulatedDriver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def check(results: Any) -> None:
+        raise CudaError("cuLaunchKernel failed: CUDA_ERROR_ILLEGAL_ADDRESS")
+
+    monkeypatch.setattr(driver, "check", check)
+    run = Run(driver)
+    with pytest.raises(RuntimeError, match=r"SGD: a step failed on GPU 0, and its weights.*ILLEGAL_ADDRESS"):
+        run.step()
+
+
+def test_tensors_at_a_rate_of_zero_are_left_alone(driver: EmulatedDriver) -> None:
+    weights = random_tensors([(5,), (70, 61)], np.float32)
+    found = []
+    for fused in (False, True):
+        optimizer = stepspec.FTML(learning_rate=0.1)
+        optimizer.set_lr_mult({0: 0.0})
+        run = train_on_device(driver, optimizer, weights) if fused else train(optimizer, weights, fused=False)
+        assert optimizer.num_update == 3
+        found.append(run)
+    assert_same_bits(*found)
+    assert np.array_equal(found[1][0][0], weights[0])
+
+
+def test_noise_is_of_the_present_count(driver: EmulatedDriver) -> None:
+    weights = random_tensors([(70, 61), (9,)], np.float16)
+    options: dict[str, Any] = {"rounding": "stochastic", "seed": 5, "begin_num_update": 2**32 - 2}
+    expected = train(stepspec.SGD(**options), weights)
+    assert_same_bits(expected, train_on_device(driver, stepspec.SGD(**options), weights))
+
+
+def test_gradients_are_let_go(driver: EmulatedDriver) -> None:
+    run = Run(driver)
+    run.step()
+    grads = run.gradients()
+    lying = [*map(run.put, grads)]
+    references = [*map(weakref.ref, lying)]
+    run.step(grads, lying)
+    del lying
+    assert not any(reference() for reference in references)
+
+
+def test_plan_tells_what_a_step_launches(driver: EmulatedDriver) -> None:
+    weights = [np.ones((300, 100), np.float32), np.ones(10, np.float32)]
+    optimizer = stepspec.LARS(momentum=0.9, param_idx2name={0: "a", 1: "b_bias"})
+    states = [optimizer.create_state(i, weight) for i, weight in enumerate(weights)]
+    there = [[placed(driver, array) for array in arrays] for arrays in (weights, weights)]
+    kept = [{name: placed(driver, array) for name, array in state.items()} for state in states]
+    overview = optimizer.plan([0, 1], *there, kept)
+    host = optimizer.plan([0, 1], weights, [np.copy(weight) for weight in weights], states)
+    assert overview.device == 0
+    assert overview.bytes == host.bytes
+    assert [launch.kernel for launch in overview.groups[0].launches] == [
+        launch.kernel for launch in host.groups[0].launches
+    ]
+    # norms: partial results, then totals; the trust ratio; both updates
+    assert overview.groups[0].regions == 5
+    assert "on GPU 0" in str(overview)
+    assert "in 5 launches" in str(overview)
+    assert not driver.launches

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Sequence
-from functools import partial
-from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,15 +13,16 @@ from stepspec.arrays import is_plain
 from stepspec.checks import Entry
 from stepspec.compilation import log
 from stepspec.cuda.arrays import device_number, shadow, shadows
+from stepspec.cuda.calls import CudaError
 from stepspec.cuda.copies import Owned
 from stepspec.cuda.driver import driver
 from stepspec.cuda.gradients import GradientRows
-from stepspec.cuda.launches import Action, Program
+from stepspec.cuda.launches import Action, Group, Program
 from stepspec.cuda.libraries import DEFAULT_STREAM
+from stepspec.cuda.orders import Launches
 from stepspec.cuda.recognition import Known
 from stepspec.cuda.staging import Shipment, Staging
 from stepspec.cuda.strided import Copies
-from stepspec.inputs import Inputs
 from stepspec.plan import Given, Order, Plan, address_rows, names_of
 from stepspec.rates import Rates
 from stepspec.states import Array
@@ -33,45 +32,6 @@ if TYPE_CHECKING:
 
 
 Pair = tuple[Array, Array]
-
-
-class Launches:
-    """The program of an order, the copies around each of its groups, and the scalars that it reads.
-
-    Parameters
-    ----------
-    program
-        Compiled and loaded.
-    copies
-        For each group what is copied into buffers before it, and back after it.
-    labels
-        What messages call the tensors.
-
-    """
-
-    def __init__(
-        self, program: Program, copies: Sequence[tuple[Copies, Copies]], labels: Sequence[str]
-    ) -> None:
-        self.program, self._copies = program, copies
-        self.inputs = Inputs(program.tables.inputs, labels)
-        self._ready: tuple[int, list[list[Action]]] | None = None
-
-    def send(self, shipment: Shipment, stream: int) -> None:
-        """Bring what the launches read up to date."""
-        for copies in chain.from_iterable(self._copies):
-            copies.send(shipment, stream)
-        self.program.send(partial(shipment.send, stream=stream))
-
-    def ready(self, stream: int) -> list[list[Action]]:
-        """Return the launches of each group, ready for a stream."""
-        if self._ready is None or self._ready[0] != stream:
-            groups = zip(self._copies, self.program.launches(stream), strict=True)
-            actions = [
-                [*before.launch(stream), *launches, *after.launch(stream)]
-                for (before, after), launches in groups
-            ]
-            self._ready = stream, actions
-        return self._ready[1]
 
 
 class DevicePlan(Plan[Launches]):
@@ -94,6 +54,7 @@ class DevicePlan(Plan[Launches]):
         self._driver = driver()
         self.known = Known(given, [names_of(entry) for entry in entries], optimizer._counts)
         self.gradients = GradientRows(self._driver, self.device, entries)
+        self._moving = Copies(self._driver, self.device)
         self._staging = Staging(self._driver, self.device)
         self._buffers: list[list[Pair]] = [[] for _ in entries]
         self._noisy = [i for i, entry in enumerate(entries) if entry.stochastic]
@@ -137,30 +98,40 @@ class DevicePlan(Plan[Launches]):
     # ------------------------------------------------------------------ launching it
 
     def run(self, optimizer: Steps, rates: Rates, order: Order) -> None:
-        """Queue what a call asks for, and count; see Note [Steps on a device] and Note [Ctrl-C]."""
+        """Queue what a call asks for, and count; see Note [Steps on a device]."""
         launches = self.launches(order)
         launches.inputs.fill(launches.inputs.compute(optimizer, rates), optimizer, rates)
         for i in self._noisy:
             self._noise_count[i] = rates.distinct[rates.of[i]].t & noise.WORD_MASK
         self.note_layouts(optimizer)
+        self._moving.take(self.gradients.moved)
         stream, *others = self._streams
-        with self._driver.current(self.device):
-            ready = launches.ready(stream)
-            moved = self._moved()
-            shipment = self._begin(stream, others)
-            try:
-                self.gradients.send(shipment, stream)
-                launches.send(shipment, stream)
-                if moved is not None:
-                    shipment.keep(moved)
-                    moved.send(shipment, stream)
-                    self._driver.check([launch() for launch in moved.launch(stream)])
-                for group, actions in zip(launches.program.groups, ready, strict=True):
-                    commit = self.known.tally.raising(group.part)
-                    *results, _ = list(map(operator.call, [*actions, commit]))
-                    self._driver.check(results)
-            finally:
-                self._end(shipment, stream, others)
+        try:
+            with self._driver.current(self.device):
+                ready = launches.ready(stream)
+                moving = self._moving.launch(stream)
+                shipment = self._begin(stream, others)
+                try:
+                    for sender in (self.gradients, self._moving, launches):
+                        sender.send(shipment, stream)
+                    self._queue(launches.program.groups, ready, moving)
+                finally:
+                    self._end(shipment, stream, others)
+        except CudaError as error:
+            raise CudaError(
+                f"{type(optimizer).__name__}: a step failed on GPU {self.device}, and its weights and states "
+                f"may be lost: start a new process, from a checkpoint ({error})"
+            ) from error
+
+    def _queue(
+        self, groups: Sequence[Group], ready: Sequence[Sequence[Action]], moving: Sequence[Action]
+    ) -> None:
+        """Launch groups and count each, or nothing of both: these are C functions, see Note [Ctrl-C]."""
+        for group, actions in zip(groups, ready, strict=True):
+            commit = self.known.tally.raising(group.part)
+            *results, _ = list(map(operator.call, [*moving, *actions, commit]))
+            self._driver.check(results)
+            moving = ()
 
     def counts(self, order: Order) -> list[tuple[int, int]]:
         """Return how many items and launches there are of the tensors launched together."""
@@ -189,11 +160,6 @@ class DevicePlan(Plan[Launches]):
         """Return the streams that the arrays name, first the one to launch on."""
         own = self.known.reader.streams(self.known.arrays)
         return tuple(dict.fromkeys((*own, *self.gradients.streams(grads)))) or (DEFAULT_STREAM,)
-
-    def _moved(self) -> Copies | None:
-        """Return the copies of gradients into buffers, if there are any."""
-        moved = self.gradients.moved
-        return Copies(self._driver, self.device, moved) if moved else None
 
     # ------------------------------------------------------------------ making it
 

@@ -21,7 +21,8 @@ from stepspec.cuda.tables import WORD, cut
 from stepspec.states import Array
 
 if TYPE_CHECKING:
-    from stepspec.cuda.driver import Driver
+    from stepspec.cuda.compilation import Code
+    from stepspec.cuda.driver import Driver, Function, Memory
 
 # a shadow of what is read, and of what is written
 Pair = tuple[Array, Array]
@@ -35,37 +36,57 @@ class Copies:
     driver, device
         Where the arrays lie.
     pairs
-        Shadows of arrays with at least one element.
+        Shadows of the arrays; `take` gives others.
 
     """
 
-    def __init__(self, driver: Driver, device: int, pairs: Sequence[Pair]) -> None:
+    def __init__(self, driver: Driver, device: int, pairs: Sequence[Pair] = ()) -> None:
         self._driver, self._device = driver, device
-        self._pairs = [(source, target) for source, target in pairs if source.size]
-        axes = max((source.ndim for source, _ in self._pairs), default=0)
-        records = np.array([_record(source, target, axes) for source, target in self._pairs], np.int64)
-        self._table = np.append(records.size // max(1, len(records)), records.ravel())
-        chunks = _pass().parts
-        self._items = cut(range(len(records)), [chunks(source.size, 1) for source, _ in self._pairs])
-        self._code, self._function = loaded(driver, device, _pass())
-        self._memory = driver.allocate(device, self._table.nbytes + self._items.nbytes)
-        self._is_sent = False
+        self._memory: Memory | None = None
+        self._retired: list[object] = []
+        self._room = 0
+        self._words: Array = np.zeros(0, np.int64)
+        self._sent: Array | None = None
+        self._loaded: tuple[Code, Function] | None = None
+        self.take(pairs)
+
+    def take(self, pairs: Sequence[Pair]) -> None:
+        """Copy other arrays from now on; the memory of the table is used again."""
+        pairs = [(source, target) for source, target in pairs if source.size]
+        self._count = 0
+        if not pairs:
+            return
+        axes = max(source.ndim for source, _ in pairs)
+        records = np.array([_record(source, target, axes) for source, target in pairs], np.int64)
+        parts = _pass().parts
+        items = cut(range(len(pairs)), [parts(source.size, 1) for source, _ in pairs])
+        self._words = np.concatenate([[records.shape[1]], records.ravel(), items])
+        self._count = items.size
+        self._loaded = self._loaded or loaded(self._driver, self._device, _pass())
+        if self._memory is None or self._room < self._words.nbytes:
+            self._retired.append(self._memory)  # an earlier call may still read it
+            self._room, self._sent = 2 * self._words.nbytes, None
+            self._memory = self._driver.allocate(self._device, self._room)
 
     def send(self, shipment: Shipment, stream: int) -> None:
         """Copy the table to the device, unless it is there."""
-        if not self._is_sent:
-            shipment.send(self._memory.address, np.concatenate([self._table, self._items]), stream)
-            self._is_sent = True
+        shipment.keep(*self._retired)
+        self._retired.clear()
+        if self._memory is None or (self._sent is not None and np.array_equal(self._sent, self._words)):
+            return
+        self._sent = None  # until it is sure
+        shipment.send(self._memory.address, self._words, stream)
+        self._sent = self._words
 
     def launch(self, stream: int) -> list[Action]:
-        """Return the launch, ready for a stream."""
-        count = self._items.size
-        if not count:
+        """Return the launch, ready for a stream, if there is anything to copy."""
+        if not self._count or self._memory is None or self._loaded is None:
             return []
+        code, function = self._loaded
         table = self._memory.address
-        grid = blocks(self._driver, self._device, self._code, count)
-        arguments = table, table + WORD * self._table.size, count
-        return [self._driver.prepare(self._function, grid, THREADS, arguments, stream)]
+        grid = blocks(self._driver, self._device, code, self._count)
+        arguments = table, table + WORD * (self._words.size - self._count), self._count
+        return [self._driver.prepare(function, grid, THREADS, arguments, stream)]
 
 
 def _record(source: Array, target: Array, axes: int) -> list[int]:

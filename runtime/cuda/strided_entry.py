@@ -8,10 +8,10 @@ from typing import Any
 from llvmlite import ir
 from numba import cuda
 from numba.cuda import types
-from numba.cuda.extending import intrinsic
 
 from stepspec.cuda.access import word
 from stepspec.cuda.compilation import CHUNK, THREADS
+from stepspec.cuda.device_code import intrinsic
 
 TENSOR_BITS = 32
 # the words of a record
