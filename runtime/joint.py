@@ -25,6 +25,7 @@ from stepspec.updater import States
 
 if TYPE_CHECKING:
     from stepspec.arrays import Gradients, Snapshot
+    from stepspec.cuda.apart import KnownApart
 
 _log = logging.getLogger("stepspec")
 
@@ -197,6 +198,7 @@ class Apart:
     def __init__(self) -> None:
         self._written: Snapshot | None = None
         self._known: Gradients | None = None
+        self._away: KnownApart | None = None
 
     def __reduce__(self) -> tuple[type[Apart], tuple[()]]:
         """Copy nothing: what it knows are addresses in this process."""
@@ -208,13 +210,23 @@ class Apart:
             return
         written = [array for call in calls for array in call.written]
         grads = tuple(grad for call in calls for grad in call.grads)
-        if not self._lie_apart(written, grads):
-            seen = [shadow(array) for array in written]
-            check_overlaps(seen, [shadow(_values(grad)) for grad in grads], lambda k: _operands(calls)[k])
+        if self._lie_apart(written, grads):
+            return
+        values = [_values(grad) for grad in grads]
+        seen, read = [shadow(array) for array in written], [shadow(array) for array in values]
+        check_overlaps(seen, read, lambda k: _operands(calls)[k])
+        self._known = self._away = None
+        if all(map(on_device, (*written, *values))):
+            from stepspec.cuda.apart import KnownApart
+
+            self._away = KnownApart(written, values, seen, read)
+        elif not any(map(on_device, (*written, *values))):
             self._learn(written, grads)
 
     def _lie_apart(self, written: list[Array], grads: tuple[Any, ...]) -> bool:
-        """Tell, in a short time, that gradients like the last ones do not meet known arrays of the host."""
+        """Tell, in a short time, that gradients like the last ones do not meet known arrays."""
+        if self._away is not None:
+            return self._away.lie_apart(written, [_values(grad) for grad in grads])
         if self._known is None or self._written is None or len(grads) != len(self._known.shapes):
             return False
         return self._written.unchanged(written) and not self._known.accept(grads)
@@ -222,9 +234,6 @@ class Apart:
     def _learn(self, written: list[Array], grads: tuple[Any, ...]) -> None:
         from stepspec.arrays import Gradients, Snapshot
 
-        if any(map(on_device, (*written, *map(_values, grads)))):
-            self._known = None
-            return
         self._written = Snapshot(written)
         sparse = [i for i, grad in enumerate(grads) if isinstance(grad, RowSparse)]
         shapes, dtypes = [grad.shape for grad in grads], [grad.dtype for grad in grads]

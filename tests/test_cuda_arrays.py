@@ -213,6 +213,7 @@ def test_like_arrays_are_recognised_and_others_are_not(driver: EmulatedDriver) -
         DeviceArray(driver, MATRIX.T),
         DeviceArray(driver, MATRIX[:, :5]),
         DeviceArray(driver, MATRIX.view(np.int32)),
+        DeviceArray(driver, MATRIX, device=1),
     ):
         assert quick.addresses([other, two]) is None
     assert quick.addresses([one]) is None
@@ -338,3 +339,69 @@ def test_states_of_mxnet_are_taken_over_to_a_device(driver: EmulatedDriver) -> N
     opt, weight = stepspec.SGD(momentum=0.9), DeviceArray(driver, MATRIX)
     found = stepspec.mxnet.import_states(opt, {0: weight}, {0: MATRIX})  # type: ignore[dict-item]  # of any library
     assert_same(to_host(found[0]["mom"]), -MATRIX)
+
+
+# ---------------------------------------------------------------------- training by name
+
+SHAPES = {"a": (70, 61), "a_bias": (5,), "b": (3, 4), "b_bias": (1,)}
+
+
+class Training:
+    """A Trainer on the host and one on a device, with the same tensors in two groups."""
+
+    def __init__(self, driver: EmulatedDriver, **options: Any) -> None:
+        self.driver, self.random = driver, np.random.default_rng(5)
+        weights = self.numbers()
+        options = {"momentum": 0.9, "groups": {"*bias": {"wd": 0.1}}, **options}
+        self.host = stepspec.Trainer(weights, "sgd", **options)
+        self.device = stepspec.Trainer(self.placed(weights), "sgd", **options)
+
+    def numbers(self) -> dict[str, Any]:
+        return {name: self.random.normal(size=shape).astype(np.float32) for name, shape in SHAPES.items()}
+
+    def placed(self, arrays: dict[str, Any]) -> dict[str, Any]:
+        return {name: DeviceArray(self.driver, array) for name, array in arrays.items()}
+
+    def compare(self) -> None:
+        for name, weight in self.host.params.items():
+            assert_same(weight, to_host(self.device.params[name]))
+
+
+def test_clipping_and_skipping_on_a_device_are_those_of_the_host(driver: EmulatedDriver) -> None:
+    training = Training(driver, clip_global_norm=1.0, skip_nonfinite=True)
+    for number in range(3):
+        grads = training.numbers()
+        if number == 1:
+            grads["b"][1, 2] = np.inf
+        done = number != 1
+        assert training.device.step(training.placed(grads)) is training.host.step(grads) is done
+        assert training.device.global_norm == training.host.global_norm
+        training.compare()
+    assert training.device.skipped == 1
+
+
+def test_groups_on_a_device_do_not_write_each_others_gradients(driver: EmulatedDriver) -> None:
+    training = Training(driver)
+    for _ in range(2):
+        grads = training.numbers()
+        training.device.step(training.placed(grads))
+        training.host.step(grads)
+    training.compare()
+    weight = training.device.params["a"]
+    part = SimpleNamespace(__cuda_array_interface__=weight.__cuda_array_interface__ | {"shape": (5,)})
+    both = "the weight of 'a' .* and the gradient of 'a_bias' .* overlap in memory"
+    with pytest.raises(ValueError, match=both):
+        training.device.step(training.placed(grads) | {"a_bias": part})
+    training.compare()
+
+
+def test_a_gradient_elsewhere_is_refused_by_a_plan_that_knows_the_weights(driver: EmulatedDriver) -> None:
+    training = Training(driver)
+    grads = training.numbers()
+    training.device.step(training.placed(grads))
+    training.host.step(grads)
+    there = DeviceArray(driver, grads["b"], device=1)
+    for other, place in ((grads["b"], "on the host"), (there, "on device 1")):
+        with pytest.raises(ValueError, match=f"the gradient of 'b' .* is {place}, and the weight of 'a'"):
+            training.device.step(training.placed(grads) | {"b": other})
+    training.compare()

@@ -166,7 +166,8 @@ class CuPyArray:
 
     def __init__(self, array: DeviceArray) -> None:
         self.array, self.device = array, Device(array.device)
-        self.data, self.shape = SimpleNamespace(ptr=array.address), array.shape
+        self.data = SimpleNamespace(ptr=array.address, device_id=array.device)
+        self.shape, self.strides, self.dtype = array.shape, array.strides, array.dtype
 
     @property
     def __cuda_array_interface__(self) -> dict[str, Any]:
@@ -214,3 +215,5 @@ def test_arrays_of_cupy_make_their_own_kind(monkeypatch: pytest.MonkeyPatch) -> 
         assert found is not None
         assert found.tolist() == [again.array.address]
         assert quick.streams([again]) == (0,)
+        for other in (DeviceArray(driver, MATRIX.T), DeviceArray(driver, MATRIX, 1)):
+            assert quick.addresses([CuPyArray(other)]) is None

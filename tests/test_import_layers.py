@@ -71,14 +71,14 @@ RUNTIME = (
 # The CUDA target stands below `call`, which asks it for the plan of a call on a device; what the rest of the
 # runtime needs of it is imported late, as most processes have no such arrays.
 CUDA = (
-    "access calls device_code kernels staging tables",
-    "folds native noise_words",
-    "driver row_folds",
+    "calls device_code kernels staging tables",
+    "access folds native",
+    "driver noise_words row_folds",
     "compilation libraries",
     "arrays recipes strided_entry",
     "copies entries recognition row_access scalar_entries",
     "gradients scattered",
-    "row_steps tensor_reductions",
+    "apart row_steps tensor_reductions",
     "column_reductions",
     "reductions",
     "column_entries row_entries",

@@ -160,10 +160,7 @@ class Quick:
         self._sizes = [part.sizes(_chosen(arrays, chosen)) for part, chosen in self._parts] if keep else []
 
     def addresses(self, arrays: Sequence[Any]) -> Int64s | None:
-        """Return where arrays begin; None if any is not as it was: its type, shape, dtype, strides, device.
-
-        The device of arrays that do not tell it themselves follows from their addresses, and is not asked.
-        """
+        """Return where arrays begin; None if one has another type, shape, dtype, strides or device."""
         if len(arrays) != self._count:
             return None
         same = self._kept and all(map(operator.is_, arrays, self._kept))

@@ -34,6 +34,9 @@ class Facts(NamedTuple):
 class Library:
     """Arrays with `__cuda_array_interface__` of any library, here those of Numba too."""
 
+    # whether `kinds` tells devices apart
+    tells_device = False
+
     def facts(self, array: Any) -> Facts:
         """Return what an array is; TypeError, about an array whose name comes first, if it cannot be used."""
         interface = _interface(array)
@@ -75,15 +78,17 @@ class Library:
 
     def sizes(self, arrays: Sequence[Any]) -> list[object]:
         """Return what tells that arrays known by identity and address are as large as they were."""
-        return [array.__cuda_array_interface__["shape"] for array in arrays]
+        interfaces = (array.__cuda_array_interface__ for array in arrays)
+        return [(each["shape"], each["typestr"]) for each in interfaces]
 
     def kinds(self, arrays: Sequence[Any]) -> object:
-        """Return what kernels depend on, to be compared: shapes, dtypes, strides, and devices if known."""
+        """Return what kernels depend on, to be compared: shapes, dtypes, strides and devices."""
         interfaces = [array.__cuda_array_interface__ for array in arrays]
-        return [
+        facts = [
             (each["shape"], each["typestr"], each.get("strides"), each["data"][1], each.get("mask"))
             for each in interfaces
         ]
+        return facts, [driver().device_of(each["data"][0]) for each in interfaces if each["data"][0]]
 
     def empty(self, like: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Any | None:
         """Return a new C-contiguous array on the device of another one; None if the library makes none."""
@@ -126,7 +131,11 @@ class CuPy(Library):
 
     def sizes(self, arrays: Sequence[Any]) -> list[object]:
         """Return what tells that arrays known by identity and address are as large as they were."""
-        return [array.shape for array in arrays]
+        return [array.nbytes for array in arrays]
+
+    def kinds(self, arrays: Sequence[Any]) -> object:
+        """Return what kernels depend on, to be compared: shapes, dtypes, strides and devices."""
+        return [(array.shape, array.dtype, array.strides, array.data.device_id) for array in arrays]
 
     def full(self, like: Any, shape: tuple[int, ...], dtype: np.dtype[Any], value: float) -> Any | None:
         """Return a new C-contiguous array of one value."""
@@ -141,6 +150,8 @@ class CuPy(Library):
 
 class Torch(Library):
     """`torch.Tensor`, parameters included. Work with tensors is under way on torch's current stream."""
+
+    tells_device = True
 
     def __init__(self) -> None:
         torch: Any = sys.modules["torch"]
