@@ -3,8 +3,10 @@
 import ctypes
 import gc
 import os
+import re
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,6 +16,7 @@ from cuda.bindings import driver as bindings
 from emulated_driver import DeviceArray, EmulatedDriver
 from ptx_machine import MachineError
 
+import stepspec
 from stepspec.cuda import driver as drivers
 from stepspec.cuda.calls import CudaError
 from stepspec.cuda.driver import Driver, MissingCuda
@@ -406,3 +409,21 @@ def test_device_arrays_keep_strides_and_say_what_they_are(emulated: EmulatedDriv
     whole = DeviceArray(emulated, values)
     assert whole.__cuda_array_interface__["strides"] is None
     assert DeviceArray(emulated, np.zeros((0, 3))).__cuda_array_interface__["data"][0] == 0
+
+
+class Careless(EmulatedDriver):
+    """Runs kernels without their barriers."""
+
+    def load(self, device: int, code: Any) -> Any:
+        return super().load(device, replace(code, ptx=re.sub(r"bar\.sync\s+0;", "", code.ptx)))
+
+
+def test_a_kernel_without_its_barriers_is_found() -> None:
+    values = np.random.default_rng(0).standard_normal(5000).astype(np.float32)
+    optimizer, driver = stepspec.create("lars"), Careless()
+    with drivers.use(driver):
+        weight, grad = DeviceArray(driver, values), DeviceArray(driver, values)
+        arrays: Any = (weight,), (grad,)
+        optimizer.fused_step([0], *arrays, [{}])
+        with pytest.raises(MachineError, match=r"ld\.shared\.f64 .* races with thread \d+ of block"):
+            weight.numpy()
