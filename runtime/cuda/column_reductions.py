@@ -105,7 +105,7 @@ def finish_entry(reductions: tuple[Reduction, ...], dtype: str) -> Entry:
 
 
 def _finish(each: list[tuple[str, int, int]], dtype: str) -> Function:
-    """Return `finish(table, tensor, rows, columns, column)`; each has a kind and slots of partials, result."""
+    """Return `finish(table, tensor, rows, columns, column)`; each is a kind, its partials and its result."""
     kind, partials, results = each[0]
     total, end = _total("max" if kind == "max" else "sum"), ENDINGS[kind]
     number, write = getattr(np, dtype), writer(dtype, dtype)

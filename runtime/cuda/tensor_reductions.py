@@ -59,12 +59,12 @@ def collect_entry(kernel: Kernel, layout: Layout, over: str) -> Entry:
 
     @lanes_of
     def fold_block(tensor: Any, lanes: Any, place: Any) -> Any:
-        offset = np.int64(cuda.threadIdx.x)
-        while offset < BLOCK:  # several are on their way before the first is used
+        thread = np.int64(cuda.threadIdx.x)
+        for first in range(0, BLOCK, 4 * LANES):
+            offset = thread + first  # several are on their way before the first is used
             a, b = terms(tensor, place, offset), terms(tensor, place, offset + LANES)
             c, d = terms(tensor, place, offset + 2 * LANES), terms(tensor, place, offset + 3 * LANES)
             lanes = take(take(take(take(lanes, a), b), c), d)
-            offset += 4 * LANES
         return lanes
 
     @lanes_of
