@@ -10,7 +10,7 @@ events only (0 and 1 are one stream): nothing is ordered that CUDA does not orde
 import weakref
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -58,6 +58,8 @@ class EmulatedDriver:
         self.memories = [Memory(size) for _ in range(count)]
         self.launches: list[str] = []
         self.copied = self.waits = 0
+        # the first error of a device: as on a GPU, nothing is done there any more, and every wait raises it
+        self._lost: dict[int, MachineError] = {}
         self._queues: dict[tuple[int, int], deque[_Work]] = defaultdict(deque)
         self._loaded: dict[tuple[int, str], Function] = {}
         self._busy, self._freed = 0, list[tuple[int, int]]()
@@ -151,6 +153,7 @@ class EmulatedDriver:
         if queue:
             self.waits += 1
             self.do(queue[-1])
+        self._refuse_lost(device)
 
     @contextmanager
     def current(self, device: int) -> Iterator[None]:
@@ -162,6 +165,12 @@ class EmulatedDriver:
         for key, queue in list(self._queues.items()):
             if queue and device in (None, key[0]):
                 self.do(queue[-1])
+        for lost in self._lost if device is None else (device,):
+            self._refuse_lost(lost)
+
+    def _refuse_lost(self, device: int) -> None:
+        if device in self._lost:
+            raise self._lost[device]
 
     def pending(self, device: int | None = None) -> int:
         """Return how much is queued."""
@@ -208,7 +217,8 @@ class EmulatedDriver:
     def _act(self, work: _Work) -> None:
         try:
             work.act()
-        except MachineError:  # as after an error of a GPU, nothing else is done there
+        except MachineError as error:
+            self._lost[work.key[0]] = error
             for key, queue in self._queues.items():
                 if key[0] == work.key[0]:
                     for other in queue:
@@ -223,7 +233,9 @@ class EmulatedDriver:
             return
         if self.pending(device):
             self.waits += 1
-            self.finish(device)
+            # whoever waits next gets the error: what a finalizer raises is lost
+            with suppress(MachineError):
+                self.finish(device)
         self.memories[device].free(address)
 
 
