@@ -57,6 +57,11 @@ def reduce(weight: Any, grad: Any, scale: Any) -> Any:
     return weight, scale * grad, grad, weight + grad
 
 
+@elements(reads=("weight",), reduces={"m": "mean", "top": "max"})
+def mean_and_largest(weight: Any) -> Any:
+    return weight, weight
+
+
 class Launcher:
     """Runs passes over tensors of `shapes`; keeps the rows that slots stand for in the machine's memory.
 
@@ -85,6 +90,12 @@ class Launcher:
             ]
             arguments = table, self.memory.put(np.array(items, np.int64)), len(items)
             Machine(this.code(SM_90).ptx).launch(self.memory, grid, arguments)
+
+    def put_scratch(self, slot: Parameter, arrays: Sequence[Array]) -> None:
+        """Fill the scratch of a buffer."""
+        self._scratch[slot] = self.memory.put(
+            np.array([self.memory.put(array) for array in arrays], np.int64)
+        )
 
     def result(self, name: str) -> Array:
         """Return a row of results."""
@@ -144,6 +155,23 @@ def check(kernel: Kernel, formats: Formats, weights: list[Array], grads: list[Ar
 def test_every_length_has_the_bits_of_the_reference(dtype: str) -> None:
     weights = [draw(size, dtype, 1) for size in LENGTHS]
     check(reduce, Formats.plain(dtype), weights, [draw(size, dtype, 2) for size in LENGTHS])
+
+
+def test_partial_results_are_reduced_level_by_level() -> None:
+    counts, memory = (2, 255, 256, 4096, 4097, 9000), Memory(1 << 22)
+    rng = np.random.default_rng(0)
+    partials = [rng.standard_normal(count) ** 2 for count in counts]
+    shapes = [(2048, 2 * count) for count in counts]
+    _, finish = passes(mean_and_largest, Formats.plain("float32"))
+    launcher = Launcher(memory, shapes, {})
+    for slot in finish.slots:
+        if slot.role == "buffer":
+            launcher.put_scratch(slot, partials)
+    launcher.run([finish], grid=64)
+    for tensor, (each, shape) in enumerate(zip(partials, shapes, strict=True)):
+        total = reference.total(each)
+        want = {"m": total / np.float64(shape[0] * shape[1]), "top": each.max()}
+        assert {name: launcher.result(name)[tensor] for name in want} == want
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
