@@ -11,7 +11,6 @@ from stepspec.arrays import Snapshot, is_plain, ranges
 from stepspec.checks import Entry, check_gradient
 from stepspec.cuda.arrays import Quick, device_number, gradient_shadow, shadow
 from stepspec.cuda.copies import Owned
-from stepspec.cuda.libraries import library
 from stepspec.cuda.staging import Shipment
 from stepspec.places import on_device
 from stepspec.sparse import RowSparse
@@ -21,7 +20,6 @@ if TYPE_CHECKING:
     from stepspec.cuda.driver import Driver, Memory
 
 WORD = 8
-MOST_KNOWN = 1 << 16  # addresses
 
 
 class Written:
@@ -62,8 +60,6 @@ class GradientRows:
         self._sizes = np.array([entries[i].values.nbytes for i in self._dense], np.int64)
         self._written = Written(Snapshot([array for entry in entries for array in entry.written.values()]))
         self._reader: Quick | None = None
-        self._tell_device = False
-        self._here = {0}  # addresses of the device; 0 is that of arrays without elements
         self.addresses, self.present_rows, self.present = np.zeros((3, len(entries)), np.int64)
         self.copied: tuple[str, ...] = ()
         self.moved: list[tuple[Array, Array]] = []
@@ -86,7 +82,7 @@ class GradientRows:
             return False
         dense = self._dense_of(grads)
         found = None if self._reader is None else self._reader.addresses(dense)
-        if found is not None and (self._written.meets(found, self._sizes) or not self._lie_here(found)):
+        if found is not None and self._written.meets(found, self._sizes):
             return False
         shadows = self._looked_at(grads, range(len(grads)) if found is None else self.sparse)
         if shadows is None:
@@ -119,17 +115,6 @@ class GradientRows:
         """Remember what gradients are, if they can all be used where they lie."""
         is_usable = all(is_plain(shadows[i]) for i in self._dense)
         self._reader = Quick(dense) if is_usable else None
-        self._tell_device = all(library(type(grad)).tells_device for grad in dense)
-
-    def _lie_here(self, addresses: Array) -> bool:
-        """Tell whether known gradients lie on the device: CUDA is asked once for an address."""
-        if self._tell_device:
-            return True
-        new = set(addresses.tolist()).difference(self._here)
-        if any(self._driver.device_of(address) != self._device for address in new):
-            return False
-        self._here = self._here | new if len(self._here) < MOST_KNOWN else new | {0}
-        return True
 
     def send(self, shipment: Shipment, stream: int) -> None:
         """Copy the row numbers of row-sparse gradients to the device, unless they are there."""
