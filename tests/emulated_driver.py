@@ -1,21 +1,13 @@
-"""A driver without GPUs: the PTX machine behind the interface of `stepspec.cuda.driver`, and arrays on it.
-
-Note [Queues]
-What is put on a stream is only queued, and done when something waits for it: `copy_out`, `synchronize`, the
-freeing of memory, an event that was asked before. So page-locked memory that is reused too early, or a
-forgotten event, gives wrong results here. A stream's work is done in order; streams wait for each other by
-events only (0 and 1 are one stream): nothing is ordered that CUDA does not order for non-blocking streams.
-"""
+"""A driver without GPUs: the PTX machine behind the interface of `stepspec.cuda.driver`, and arrays on it."""
 
 import weakref
-from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from emulated_queues import Queues, Work
 from ptx_machine import Machine, MachineError, Memory
 
 from stepspec.cuda.driver import Compiled, Event
@@ -23,17 +15,7 @@ from stepspec.cuda.driver import Compiled, Event
 Function = tuple[int, Machine, str]
 
 
-@dataclass(eq=False)
-class _Work:
-    """Something queued, and what of other streams comes before it."""
-
-    key: tuple[int, int]
-    act: Callable[[], object]
-    after: "tuple[_Work, ...]" = ()
-    done: bool = False
-
-
-class EmulatedDriver:
+class EmulatedDriver(Queues):
     """Some devices, whose work is done by the PTX machine when something waits for it.
 
     Parameters
@@ -49,20 +31,14 @@ class EmulatedDriver:
         The kernels launched, in the order in which they were queued.
     copied
         How many bytes `copy_in` was asked to copy.
-    waits
-        How often something waited for work that was not yet done.
 
     """
 
     def __init__(self, count: int = 2, size: int = 1 << 28) -> None:
-        self.memories = [Memory(size) for _ in range(count)]
+        super().__init__([Memory(size) for _ in range(count)])
         self.launches: list[str] = []
-        self.copied = self.waits = 0
-        # the first error of a device: as on a GPU, nothing is done there any more, and every wait raises it
-        self._lost: dict[int, MachineError] = {}
-        self._queues: dict[tuple[int, int], deque[_Work]] = defaultdict(deque)
+        self.copied = 0
         self._loaded: dict[tuple[int, str], Function] = {}
-        self._busy, self._freed = 0, list[tuple[int, int]]()
         self._pinned: weakref.WeakSet[EmulatedPinned] = weakref.WeakSet()
 
     def devices(self) -> int:
@@ -101,7 +77,7 @@ class EmulatedDriver:
             self.memories[device].mark_written(target, size)
 
         self.copied += size
-        self._queue(device, stream, copy)
+        self.put(device, stream, copy)
 
     def copy_out(self, device: int, target: npt.NDArray[Any], source: int, stream: int) -> None:
         if not target.flags.c_contiguous:
@@ -110,7 +86,7 @@ class EmulatedDriver:
         target[...] = self.memories[device].get(source, like=target)
 
     def copy(self, device: int, target: int, source: int, size: int, stream: int) -> None:
-        self._queue(device, stream, lambda: self.memories[device].copy(target, source, size))
+        self.put(device, stream, lambda: self.memories[device].copy(target, source, size))
 
     def load(self, device: int, code: Compiled) -> Function:
         if (device, code.ptx) not in self._loaded:
@@ -132,7 +108,7 @@ class EmulatedDriver:
 
         def launch() -> None:
             self.launches.append(name)
-            self._queue(device, stream, lambda: machine.launch(memory, grid, arguments, threads))
+            self.put(device, stream, lambda: machine.launch(memory, grid, arguments, threads))
 
         return launch
 
@@ -146,97 +122,12 @@ class EmulatedDriver:
     def wait(self, device: int, stream: int, event: Event) -> None:
         assert isinstance(event, EmulatedEvent)
         after = () if event.recorded is None else (event.recorded,)
-        self._queue(device, stream, lambda: None, after)
-
-    def synchronize(self, device: int, stream: int) -> None:
-        queue = self._queues[device, stream or 1]
-        if queue:
-            self.waits += 1
-            self.do(queue[-1])
-        self._refuse_lost(device)
+        self.put(device, stream, lambda: None, after)
 
     @contextmanager
     def current(self, device: int) -> Iterator[None]:
         """Do nothing: there are no contexts."""
         yield
-
-    def finish(self, device: int | None = None) -> None:
-        """Do all that is queued, on one device or on all."""
-        for key, queue in list(self._queues.items()):
-            if queue and device in (None, key[0]):
-                self.do(queue[-1])
-        for lost in self._lost if device is None else (device,):
-            self._refuse_lost(lost)
-
-    def _refuse_lost(self, device: int) -> None:
-        if device in self._lost:
-            raise self._lost[device]
-
-    def pending(self, device: int | None = None) -> int:
-        """Return how much is queued."""
-        return sum(len(queue) for key, queue in self._queues.items() if device in (None, key[0]))
-
-    def _queue(
-        self, device: int, stream: int, act: Callable[[], object], after: tuple[_Work, ...] = ()
-    ) -> _Work:
-        if not 0 <= device < len(self.memories):
-            raise MachineError(f"there is no device {device}")
-        work = _Work((device, stream or 1), act, after)
-        self._queues[work.key].append(work)
-        return work
-
-    def mark(self, device: int, stream: int) -> _Work:
-        """Return the end of what a stream has to do."""
-        return self._queue(device, stream, lambda: None)
-
-    def do(self, work: _Work) -> None:
-        """Do some work, and before it all that comes before it; memory that is freed meanwhile after it."""
-        self._busy += 1
-        try:
-            self._do(work)
-        finally:
-            self._busy -= 1
-        while self._freed and not self._busy:
-            self.free(*self._freed.pop())
-
-    def _do(self, work: _Work) -> None:
-        wanted = [work]
-        while wanted:
-            if wanted[-1].done:
-                wanted.pop()
-                continue
-            queue = self._queues[wanted[-1].key]
-            before = next((other for other in queue[0].after if not other.done), None)
-            if before is not None:
-                wanted.append(before)
-            else:
-                first = queue.popleft()
-                first.done = True
-                self._act(first)
-
-    def _act(self, work: _Work) -> None:
-        try:
-            work.act()
-        except MachineError as error:
-            self._lost[work.key[0]] = error
-            for key, queue in self._queues.items():
-                if key[0] == work.key[0]:
-                    for other in queue:
-                        other.done = True
-                    queue.clear()
-            raise
-
-    def free(self, device: int, address: int) -> None:
-        """Free memory: as in CUDA, after all of the device's work."""
-        if self._busy:  # the collector came while a kernel was running
-            self._freed.append((device, address))
-            return
-        if self.pending(device):
-            self.waits += 1
-            # whoever waits next gets the error: what a finalizer raises is lost
-            with suppress(MachineError):
-                self.finish(device)
-        self.memories[device].free(address)
 
 
 class EmulatedMemory:
@@ -260,7 +151,7 @@ class EmulatedEvent:
 
     def __init__(self, driver: EmulatedDriver, device: int) -> None:
         self._driver, self._device = driver, device
-        self.recorded: _Work | None = None
+        self.recorded: Work | None = None
 
     def record(self, stream: int) -> None:
         self.recorded = self._driver.mark(self._device, stream)

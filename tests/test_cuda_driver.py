@@ -393,8 +393,10 @@ def test_emulated_devices_have_their_own_memory(emulated: EmulatedDriver) -> Non
     assert (emulated.device_of(here.address), emulated.device_of(there.address)) == (0, 1)
     assert emulated.device_of(np.zeros(1).ctypes.data) is None
     copied(emulated, here, there, 3)
-    with pytest.raises(MachineError, match="outside all that is allocated"):
-        emulated.synchronize(0, 3)
+    for _ in range(2):  # an error stays
+        with pytest.raises(MachineError, match="outside all that is allocated"):
+            emulated.synchronize(0, 3)
+    emulated.synchronize(1, 3)
 
 
 def test_device_arrays_keep_strides_and_say_what_they_are(emulated: EmulatedDriver) -> None:
