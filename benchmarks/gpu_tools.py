@@ -13,7 +13,7 @@ from pathlib import Path
 
 from sections import Options, Part, Table, Target
 
-TOOLS = ("memcheck", "racecheck", "synccheck", "initcheck")
+TOOLS = ("memcheck", "racecheck", "synccheck")
 FOUND = 86
 LIMIT = 240  # seconds of one tool
 FOLDERS = ("/usr/local/cuda/bin", "/opt/cuda/bin")

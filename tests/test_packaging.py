@@ -97,6 +97,7 @@ def test_contents(wheel: Path) -> None:
                 expected.add(f"{package}/{path.relative_to(ROOT / folder).as_posix()}")
     assert names == expected
     assert {"stepspec/py.typed", "stepspec/specs/sgd.yaml", "stepspec/generated/sgd_cpu.py"} <= names
+    assert {"stepspec/cuda/plan.py", "stepspec/generated/sgd_cuda.py"} <= names
     assert any(name.startswith("stepspec/generator/templates/") for name in names)
     assert not any("test" in name for name in names)
 
