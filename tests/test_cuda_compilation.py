@@ -257,7 +257,7 @@ def test_a_missing_compiler_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> 
     def missing() -> tuple[int, int]:
         raise RuntimeError("libnvJitLink.so.13 was not found")
 
-    monkeypatch.setattr(compilation.nvjitlink, "version", missing)
+    monkeypatch.setattr("cuda.bindings.nvjitlink.version", missing)
     compilation._versions.cache_clear()
     with pytest.raises(MissingCuda, match=r"stepspec\[cuda\].*libnvJitLink"):
         compile_entry(Made(), "name", "stamp", SM_90)

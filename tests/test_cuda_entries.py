@@ -180,13 +180,15 @@ def test_float32_is_rounded(name: str, stochastic: bool) -> None:
     tensors.check(64)
 
 
-@pytest.mark.parametrize("kernel", [sgd_cuda.update_mom, ftml_cuda.update], ids=["sgd", "ftml"])
-def test_registers_and_accesses(kernel: Kernel) -> None:
-    """A thread's numbers stay in registers, so many that two blocks have room, and go in wide accesses."""
+@pytest.mark.parametrize(
+    ("kernel", "most"), [(sgd_cuda.update_mom, 64), (ftml_cuda.update, 128)], ids=["sgd", "ftml"]
+)
+def test_registers_and_accesses(kernel: Kernel, most: int) -> None:
+    """Numbers stay in registers, so few that four blocks have room (of FTML two), and go in wide accesses."""
     for formats in (PLAIN[1], PLAIN[2], PLAIN[3], MASTERS[0]):
         (this,) = passes(kernel, formats)
         code = this.code(SM_90)
-        assert code.registers <= 128, formats
+        assert code.registers <= most, formats
         assert code.stack == code.spills == code.shared == 0, formats
         wide = re.findall(r"(ld|st)\.global\.v[24]\.[fu](?:32|64)", code.ptx)
         assert wide.count("ld") >= 2 * len(kernel.arrays), formats

@@ -33,8 +33,8 @@ from stepspec.sources import source_stamp
 
 # threads of a block
 THREADS = 256
-# blocks that a multiprocessor shall have room for at least: a thread gets at most 128 registers
-BLOCKS = 2
+# blocks that a multiprocessor shall have room for, the best first: a thread gets 64, 80 or 128 registers
+BLOCKS = (4, 3, 2)
 # elements of a work item of flat passes: a block of the canonical order
 CHUNK = 4096
 
@@ -149,7 +149,7 @@ def _compile(entry: Callable[..., None], name: str, capability: tuple[int, int])
         abi="numba",
         cc=capability,
         output="ltoir",
-        launch_bounds=(THREADS, BLOCKS),
+        launch_bounds=(THREADS, BLOCKS[-1]),
     )
     architecture = "-arch=sm_{}{}".format(*capability)
     ptx = _link(ltoir, nvjitlink.InputType.LTOIR, (architecture, *_TO_PTX), name)[0].decode().rstrip("\0")
@@ -159,9 +159,18 @@ def _compile(entry: Callable[..., None], name: str, capability: tuple[int, int])
             "so that a step on the GPU would not have the CPU's bits"
         )
     (mangled,) = re.findall(r"\.entry\s+(\S+?)\(", ptx)
-    ptx = ptx.replace(mangled, symbol)
-    cubin, notes = _link(ptx.encode(), nvjitlink.InputType.PTX, (architecture, *_TO_CUBIN), name)
-    return Code(name, symbol, ptx, cubin, *_measured(notes))
+    return _assembled(ptx.replace(mangled, symbol), name, symbol, architecture)
+
+
+def _assembled(ptx: str, name: str, symbol: str, architecture: str) -> Code:
+    """Return the code with room for the most blocks that needs no local memory: it hides waiting best."""
+    for blocks in BLOCKS:
+        bounded = ptx.replace(f".minnctapersm {BLOCKS[-1]}", f".minnctapersm {blocks}")
+        kind, options = nvjitlink.InputType.PTX, (architecture, *_TO_CUBIN)
+        code = Code(name, symbol, bounded, *_measured(*_link(bounded.encode(), kind, options, name)))
+        if not code.stack and not code.spills:
+            break
+    return code
 
 
 def _link(content: bytes, kind: Any, options: tuple[str, ...], name: str) -> tuple[bytes, str]:
@@ -190,10 +199,14 @@ def _size(handle: int, options: tuple[str, ...]) -> int:
     return size
 
 
-def _measured(notes: str) -> tuple[int, int, int, int]:
-    """Return registers, shared memory, stack and spills, as the assembler says; the linker repeats some."""
+def _measured(cubin: bytes, notes: str) -> tuple[bytes, int, int, int, int]:
+    """Return machine code with its registers, shared memory, stack and spills.
+
+    The assembler tells them; the linker repeats some.
+    """
     (used,) = re.findall(r"ptxas info\s*: Used .*", notes)
     return (
+        cubin,
         _total(r"Used (\d+) registers", used),
         _total(r"(\d+) bytes smem", used),
         _total(r"(\d+) bytes stack frame", notes),
