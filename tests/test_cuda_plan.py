@@ -336,3 +336,19 @@ def test_plan_tells_what_a_step_launches(driver: EmulatedDriver) -> None:
     assert "on GPU 0" in str(overview)
     assert "in 5 launches" in str(overview)
     assert not driver.launches
+
+
+def test_row_numbers_are_copied_when_they_change(driver: EmulatedDriver) -> None:
+    run = Run(driver, ((40, 3), (5,)))
+    copied = []
+    for rows in ([1, 5], [1, 5], [2, 7], list(range(0, 40, 3)), [4]):
+        values, dense = random_tensors([(len(rows), 3), (5,)], np.float32, len(copied))
+        grads = [stepspec.RowSparse(values, rows, (40, 3)), dense]
+        lying = [*map(run.put, grads)]
+        before = driver.copied
+        run.step(grads, lying)
+        copied.append(driver.copied - before)
+    run.check()
+    # the gradients' addresses are new each time
+    assert copied[1] == 8 * 2
+    assert copied[2] == copied[1] + 8 * 2

@@ -121,12 +121,8 @@ class GradientRows:
         shipment.keep(*self._retired)
         self._retired.clear()
         numbers = self._numbers
-        if not self.sparse or (self._sent is not None and np.array_equal(self._sent, numbers)):
+        if self._memory is None or (self._sent is not None and np.array_equal(self._sent, numbers)):
             return
-        if self._memory is None or self._room < numbers.nbytes:
-            shipment.keep(self._memory)
-            self._room = 2 * numbers.nbytes
-            self._memory = self._driver.allocate(self._device, self._room)
         sparse = list(self.sparse)
         counts = self.present[sparse]
         self.present_rows[sparse] = self._memory.address + WORD * (np.cumsum(counts) - counts)
@@ -165,6 +161,14 @@ class GradientRows:
             rows = [grads[i].rows for i in self.sparse]
             self.present[list(self.sparse)] = [*map(len, rows)]
             self._numbers = np.concatenate(rows)
+            self._reserve(self._numbers.nbytes)
+
+    def _reserve(self, size: int) -> None:
+        """Have memory for the row numbers, with room for more."""
+        if self._memory is None or self._room < size:
+            self._retired.append(self._memory)
+            self._room, self._sent = 2 * size, None
+            self._memory = self._driver.allocate(self._device, self._room)
 
     def _buffer(self, i: int, values: Array) -> Array:
         """Return the shadow of a contiguous buffer for one gradient; later calls use it again."""

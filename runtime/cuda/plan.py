@@ -22,16 +22,13 @@ from stepspec.cuda.libraries import DEFAULT_STREAM
 from stepspec.cuda.orders import Launches
 from stepspec.cuda.recognition import Known
 from stepspec.cuda.staging import Shipment, Staging
-from stepspec.cuda.strided import Copies
+from stepspec.cuda.strided import Copies, Pair
 from stepspec.plan import Given, Order, Plan, address_rows, names_of
 from stepspec.rates import Rates
 from stepspec.states import Array
 
 if TYPE_CHECKING:
     from stepspec.steps import Steps
-
-
-Pair = tuple[Array, Array]
 
 
 class DevicePlan(Plan[Launches]):
@@ -106,10 +103,9 @@ class DevicePlan(Plan[Launches]):
         self.note_layouts(optimizer)
         self._moving.take(self.gradients.moved)
         stream, *others = self._streams
-        try:
-            with self._driver.current(self.device):
-                ready = launches.ready(stream)
-                moving = self._moving.launch(stream)
+        with self._driver.current(self.device):
+            ready, moving = launches.ready(stream), self._moving.launch(stream)
+            try:
                 shipment = self._begin(stream, others)
                 try:
                     for sender in (self.gradients, self._moving, launches):
@@ -117,11 +113,11 @@ class DevicePlan(Plan[Launches]):
                     self._queue(launches.program.groups, ready, moving)
                 finally:
                     self._end(shipment, stream, others)
-        except CudaError as error:
-            raise CudaError(
-                f"{type(optimizer).__name__}: a step failed on GPU {self.device}, and its weights and states "
-                f"may be lost: start a new process, from a checkpoint ({error})"
-            ) from error
+            except CudaError as error:
+                raise CudaError(
+                    f"{type(optimizer).__name__}: a step failed on GPU {self.device}, and its weights and "
+                    f"states may be lost: start a new process, from a checkpoint ({error})"
+                ) from error
 
     def _queue(
         self, groups: Sequence[Group], ready: Sequence[Sequence[Action]], moving: Sequence[Action]
