@@ -82,7 +82,13 @@ def test_gradients_of_other_dtypes(optimizer_class: type[stepspec.Optimizer], dr
     assert_same_bits(expected, found)
 
 
-SPARSE = (((40, 3), [1, 5, 6, 39]), ((300,), [0, 299]), ((70, 61), []), ((9, 700), [3, 4, 8]), ((0, 4), []))
+SPARSE: tuple[tuple[tuple[int, ...], list[int]], ...] = (
+    ((40, 3), [1, 5, 6, 39]),
+    ((300,), [0, 299]),
+    ((70, 61), []),
+    ((9, 700), [3, 4, 8]),
+    ((0, 4), []),
+)
 
 
 @pytest.mark.parametrize("lazy", [False, True])
@@ -114,7 +120,8 @@ def test_special_values(optimizer_class: type[stepspec.Optimizer], driver: Emula
     values = np.array([0.0, -0.0, 1.0, np.inf, -np.inf, np.nan, tiny, -tiny, huge, -huge], np.float32)
     weight, grad = (np.ascontiguousarray(array) for array in np.meshgrid(values, values))
     grads = [[grad], [grad.T]]
-    for options in ({}, {"clip_gradient": 1.0}):
+    cases: tuple[dict[str, Any], ...] = ({}, {"clip_gradient": 1.0})
+    for options in cases:
         expected = train(optimizer_class(**options), [weight], fused=False, grads=grads, steps=2)
         found = train_on_device(driver, optimizer_class(**options), [weight], grads=grads, steps=2)
         assert_same_bits(expected, found)

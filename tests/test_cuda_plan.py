@@ -47,8 +47,8 @@ class Run:
         self.host, self.fused = stepspec.SGD(**options), stepspec.SGD(**options)
         self.weights = random_tensors(shapes, np.float32)
         self.states = [self.host.create_state(i, weight) for i, weight in enumerate(self.weights)]
-        self.indices = list(range(len(shapes)))
-        self.on_device = [self.put(weight) for weight in self.weights]
+        self.indices: Any = list(range(len(shapes)))
+        self.on_device: Any = [self.put(weight) for weight in self.weights]
         self.device_states = [{name: self.put(array) for name, array in s.items()} for s in self.states]
         self.seed = 0
 
@@ -267,7 +267,9 @@ def test_nothing_is_launched_before_all_is_compiled(
         return code(self, capability)
 
     monkeypatch.setattr(Pass, "code", failing)
-    run.weights[2], run.states[2]["mom"] = np.float64(run.weights[2]), np.float64(run.states[2]["mom"])
+    run.weights[2], run.states[2]["mom"] = (
+        a.astype(np.float64) for a in (run.weights[2], run.states[2]["mom"])
+    )
     run.on_device[2], run.device_states[2]["mom"] = run.put(run.weights[2]), run.put(run.states[2]["mom"])
     with pytest.raises(RuntimeError, match="no code for it"):
         run.step()
@@ -324,7 +326,7 @@ def test_plan_tells_what_a_step_launches(driver: EmulatedDriver) -> None:
     states = [optimizer.create_state(i, weight) for i, weight in enumerate(weights)]
     there = [[placed(driver, array) for array in arrays] for arrays in (weights, weights)]
     kept = [{name: placed(driver, array) for name, array in state.items()} for state in states]
-    overview = optimizer.plan([0, 1], *there, kept)
+    overview = optimizer.plan([0, 1], there[0], there[1], kept)
     host = optimizer.plan([0, 1], weights, [np.copy(weight) for weight in weights], states)
     assert overview.device == 0
     assert overview.bytes == host.bytes
@@ -340,7 +342,7 @@ def test_plan_tells_what_a_step_launches(driver: EmulatedDriver) -> None:
 
 def test_row_numbers_are_copied_when_they_change(driver: EmulatedDriver) -> None:
     run = Run(driver, ((40, 3), (5,)))
-    copied = []
+    copied: list[int] = []
     for rows in ([1, 5], [1, 5], [2, 7], list(range(0, 40, 3)), [4]):
         values, dense = random_tensors([(len(rows), 3), (5,)], np.float32, len(copied))
         grads = [stepspec.RowSparse(values, rows, (40, 3)), dense]
