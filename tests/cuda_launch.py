@@ -18,11 +18,12 @@ def launch(
     shapes: Sequence[tuple[int, int]],
     rows: Mapping[str, Sequence[float]],
     grid: int = 3,
+    first: int = 0,
 ) -> None:
     """Run a pass over tensors of `shapes` (rows, columns).
 
     `rows` holds the rows of its table by the names of the slots: addresses of arrays, scalars, counts. Those
-    of the shapes are known; what the pass does not need may be absent.
+    of the shapes are known; what the pass does not need may be absent. Parts before the `first` are left out.
     """
     known = {"rows": [r for r, _ in shapes], "columns": [c for _, c in shapes], **rows}
     addresses = []
@@ -32,7 +33,7 @@ def launch(
     items = [
         tensor | part << TENSOR_BITS
         for tensor, shape in enumerate(shapes)
-        for part in range(this.parts(*shape))
+        for part in range(first, this.parts(*shape))
     ]
     table, found = memory.put(np.array(addresses, np.int64)), memory.put(np.array(items, np.int64))
     Machine(this.code(SM_90).ptx).launch(memory, grid, (table, found, len(items)))

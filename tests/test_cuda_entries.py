@@ -203,6 +203,23 @@ def test_loads_come_before_their_use() -> None:
     assert "L L L L L L m" in text
 
 
+def test_elements_of_a_huge_tensor_have_64_bit_positions() -> None:
+    """Only the last two chunks of one of more than 2**33 elements are there."""
+    behind, size = 2**33 - 4096, 4096 + 5
+    memory = Memory(1 << 20)
+    arrays = [draw(size, "float32", seed) for seed in range(3)]
+    places = [memory.put(array) for array in arrays]
+    names = ("weight", "grad", "mom")
+    rows = {name: [place - 4 * behind] for name, place in zip(names, places, strict=True)}
+    (this,) = passes(momentum_step, PLAIN[1])
+    numbers = {name: [value] for name, value in SCALARS.items()}
+    launch(memory, this, [(behind + size, 1)], rows | numbers, first=behind // 4096)
+    with np.errstate(all="ignore"):
+        want = momentum_step.function(*arrays, *map(np.float32, SCALARS.values()))  # type: ignore[misc]  # not None
+    for place, values in zip((places[0], places[2]), want, strict=True):
+        assert same_bits(memory.get(place, like=values), values)
+
+
 def test_chunks_of_a_huge_tensor_are_64_bit() -> None:
     (this,) = passes(momentum_step, PLAIN[1])
     assert this.parts(2**17, 2**16) == 2**21
