@@ -101,10 +101,10 @@ def _norms(grads: Sequence[Array], scale: float, fused: bool) -> Floats:
     """Return the norm of each gradient times `scale`, a power of two."""
     away = [i for i, grad in enumerate(grads) if on_device(grad)]
     if away:
-        from stepspec.cuda import norms
+        from stepspec.cuda.norms import norms
 
         found = np.empty(len(grads))
-        found[away] = norms.norms([grads[i] for i in away], scale)
+        found[away] = norms([grads[i] for i in away], scale)
         here = sorted({*range(len(grads))}.difference(away))
         if here:
             found[here] = _norms([grads[i] for i in here], scale, fused)

@@ -56,8 +56,10 @@ class State:
         """Return a new C-contiguous array with the initial value for `weight`, where that lies."""
         seen = shadow(weight)
         if self.init == "weight":
-            return copied(weight, seen.dtype)
-        return new(weight, self.shape(seen), self.dtype(seen), self.init)
+            made: Array = copied(weight, seen.dtype)
+        else:
+            made = new(weight, self.shape(seen), self.dtype(seen), self.init)
+        return made
 
 
 Layout = dict[str, State]

@@ -18,7 +18,7 @@ from stepspec.places import beside, copied, new, on_device, shadow, to_host, wri
 
 BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 MATRIX = np.arange(24, dtype=np.float32).reshape(4, 6)
-VIEWS = {
+VIEWS: dict[str, Any] = {
     "whole": MATRIX,
     "turned": MATRIX.T,
     "columns": MATRIX[:, 1:3],
@@ -29,6 +29,11 @@ VIEWS = {
     "half": MATRIX.astype(np.float16)[:, ::2],
     "bfloat16": MATRIX.astype(BFLOAT16)[1:],
 }
+
+
+def placed(driver: EmulatedDriver, array: Any, device: int = 0, **how: Any) -> Any:
+    """Return a copy on a device, which type checkers do not take for NumPy's."""
+    return DeviceArray(driver, array, device, **how)
 
 
 def assert_same(one: Array, two: Any) -> None:
@@ -46,18 +51,18 @@ def driver() -> Iterator[EmulatedDriver]:
 
 @pytest.mark.parametrize("view", VIEWS.values(), ids=VIEWS.keys())
 def test_a_shadow_has_the_facts_of_its_array(driver: EmulatedDriver, view: Any) -> None:
-    array = DeviceArray(driver, view)
+    array = placed(driver, view)
     seen = shadow(array)
     assert type(seen) is np.ndarray
     assert (seen.shape, seen.dtype, seen.flags.writeable) == (view.shape, view.dtype, True)
     if view.size:
         assert (seen.ctypes.data, seen.strides) == (array.address, view.strides)
-    assert not shadow(DeviceArray(driver, MATRIX, writeable=False)).flags.writeable
+    assert not shadow(placed(driver, MATRIX, writeable=False)).flags.writeable
 
 
 @pytest.mark.parametrize("view", VIEWS.values(), ids=VIEWS.keys())
 def test_numbers_are_read_and_written_in_any_layout(driver: EmulatedDriver, view: Any) -> None:
-    array = DeviceArray(driver, view)
+    array = placed(driver, view)
     assert_same(to_host(array), view)
     write = writing(array, np.flip(view))
     assert_same(array.numpy(), view)  # nothing yet
@@ -66,7 +71,7 @@ def test_numbers_are_read_and_written_in_any_layout(driver: EmulatedDriver, view
 
 
 def test_pieces_between_the_elements_of_a_view_stay(driver: EmulatedDriver) -> None:
-    whole = DeviceArray(driver, MATRIX)
+    whole = placed(driver, MATRIX)
     part = SimpleNamespace(
         __cuda_array_interface__=whole.__cuda_array_interface__
         | {"shape": (4, 2), "strides": (24, 8), "data": (whole.address + 4, False)}
@@ -78,7 +83,7 @@ def test_pieces_between_the_elements_of_a_view_stay(driver: EmulatedDriver) -> N
 
 
 def test_reading_waits_for_the_stream_of_the_array(driver: EmulatedDriver) -> None:
-    array = DeviceArray(driver, MATRIX, stream=7)
+    array = placed(driver, MATRIX, stream=7)
     source = driver.pin(4)
     source.array.view(np.float32)[:] = 99
     driver.copy_in(0, array.address, source.address, 4, 7)
@@ -88,7 +93,7 @@ def test_reading_waits_for_the_stream_of_the_array(driver: EmulatedDriver) -> No
 @pytest.mark.parametrize("dtype", [np.float32, np.float16, BFLOAT16, np.float64])
 @pytest.mark.parametrize("shape", [(3, 5), (), (0, 2)])
 def test_new_arrays_of_an_unknown_library_are_ours(driver: EmulatedDriver, dtype: Any, shape: Any) -> None:
-    like = DeviceArray(driver, MATRIX, device=1, stream=7)
+    like = placed(driver, MATRIX, device=1, stream=7)
     made = new(like, shape, np.dtype(dtype), 0.5)
     assert device_number(made) in (1, None)
     assert made.__cuda_array_interface__["stream"] == 7
@@ -96,20 +101,20 @@ def test_new_arrays_of_an_unknown_library_are_ours(driver: EmulatedDriver, dtype
 
 
 def test_a_large_array_is_filled_piece_by_piece(driver: EmulatedDriver) -> None:
-    made = new(DeviceArray(driver, MATRIX), (1_500_000,), np.dtype(np.float32), 2.0)
+    made = new(placed(driver, MATRIX), (1_500_000,), np.dtype(np.float32), 2.0)
     assert (to_host(made) == 2).all()
 
 
 def test_a_copy_in_another_dtype_is_exact(driver: EmulatedDriver) -> None:
     half = VIEWS["half"].T
-    made = copied(DeviceArray(driver, half), np.dtype(np.float32))
+    made = copied(placed(driver, half), np.dtype(np.float32))
     assert on_device(made)
     assert shadow(made).flags.c_contiguous
     assert_same(to_host(made), half.astype(np.float32))
 
 
 def test_arrays_are_moved_beside_another(driver: EmulatedDriver) -> None:
-    there = DeviceArray(driver, MATRIX)
+    there = placed(driver, MATRIX)
     moved = beside(there, {"a": MATRIX, "b": there})
     assert_same(to_host(moved["a"]), MATRIX)
     assert moved["b"] is there
@@ -119,12 +124,12 @@ def test_arrays_are_moved_beside_another(driver: EmulatedDriver) -> None:
 # ---------------------------------------------------------------------- what is refused
 
 
-def interface(array: DeviceArray, **changes: Any) -> Any:
+def interface(array: Any, **changes: Any) -> Any:
     return SimpleNamespace(__cuda_array_interface__=array.__cuda_array_interface__ | changes)
 
 
 def test_a_mask_and_stream_zero_are_refused(driver: EmulatedDriver) -> None:
-    array = DeviceArray(driver, MATRIX)
+    array = placed(driver, MATRIX)
     opt = stepspec.SGD()
     with pytest.raises(TypeError, match=r"the weight of tensor 0 is masked; fill it in"):
         opt.create_state(0, interface(array, mask=array))
@@ -134,22 +139,22 @@ def test_a_mask_and_stream_zero_are_refused(driver: EmulatedDriver) -> None:
 
 
 def test_memory_of_no_device_is_refused(driver: EmulatedDriver) -> None:
-    array = interface(DeviceArray(driver, MATRIX), data=(MATRIX.ctypes.data, False))
+    array = interface(placed(driver, MATRIX), data=(MATRIX.ctypes.data, False))
     with pytest.raises(TypeError, match=r"^the weight of x names memory of no CUDA device"):
         device_number(array, "the weight of x")
 
 
 def test_a_wrong_dtype_is_refused_as_on_the_host(driver: EmulatedDriver) -> None:
     with pytest.raises(TypeError, match=r"the weight of tensor 3 has dtype int32; supported are float16"):
-        stepspec.SGD().create_state(3, DeviceArray(driver, MATRIX.astype(np.int32)))
+        stepspec.SGD().create_state(3, placed(driver, MATRIX.astype(np.int32)))
 
 
 @pytest.mark.parametrize("use_fused_step", [True, False])
 def test_a_call_in_two_places_names_both(driver: EmulatedDriver, use_fused_step: bool) -> None:
     opt = stepspec.SGD(momentum=0.9, param_idx2name={0: "w", 1: "b"}, use_fused_step=use_fused_step)
-    here, there = MATRIX.copy(), DeviceArray(driver, MATRIX)
+    here, there = MATRIX.copy(), placed(driver, MATRIX)
     state = opt.create_state(0, here)
-    cases = {
+    cases: dict[str, tuple[Any, Any, Any]] = {
         "the gradient of 'w' (index 0)": ([here], [there], [state]),
         "the weight of 'b' (index 1)": ([here, there], [here + 1, here + 1], [state, state]),
         "state 'mom' of 'w' (index 0)": ([here], [here + 1], [{"mom": there}]),
@@ -165,8 +170,8 @@ def test_shadows_are_of_one_device(driver: EmulatedDriver) -> None:
     def label(index: int) -> str:
         return f"tensor {index}"
 
-    first, second = DeviceArray(driver, MATRIX), DeviceArray(driver, MATRIX, device=1)
-    empty = DeviceArray(driver, MATRIX[:0])
+    first, second = placed(driver, MATRIX), placed(driver, MATRIX, device=1)
+    empty = placed(driver, MATRIX[:0])
     with pytest.raises(
         ValueError, match=r"^state 'm' of tensor 4 is on device 1, and the weight of tensor 3 on"
     ):
@@ -182,7 +187,7 @@ def test_shadows_are_of_one_device(driver: EmulatedDriver) -> None:
 
 
 def test_shadows_overlap_where_their_arrays_do(driver: EmulatedDriver) -> None:
-    array = DeviceArray(driver, MATRIX)
+    array = placed(driver, MATRIX)
     opt = stepspec.SGD()
     seen = shadows(opt._label, [0, 1], [array, array], [array, array], [{}, {}])
     with pytest.raises(ValueError, match="overlap in memory"):
@@ -190,7 +195,7 @@ def test_shadows_overlap_where_their_arrays_do(driver: EmulatedDriver) -> None:
 
 
 def test_step_says_that_numpy_cannot_read_a_gpu(driver: EmulatedDriver) -> None:
-    array = DeviceArray(driver, MATRIX)
+    array = placed(driver, MATRIX)
     opt = stepspec.SGD(use_fused_step=False)
     with pytest.raises(
         TypeError, match=r"the weight of tensor 0 is on a GPU, .*DeviceArray, .*use_fused_step=True"
@@ -202,25 +207,25 @@ def test_step_says_that_numpy_cannot_read_a_gpu(driver: EmulatedDriver) -> None:
 
 
 def test_like_arrays_are_recognised_and_others_are_not(driver: EmulatedDriver) -> None:
-    one, two = DeviceArray(driver, MATRIX), DeviceArray(driver, MATRIX[0])
+    one, two = placed(driver, MATRIX), placed(driver, MATRIX[0])
     quick = Quick([one, two])
-    again = [DeviceArray(driver, MATRIX + 1), DeviceArray(driver, MATRIX[1])]
+    again = [placed(driver, MATRIX + 1), placed(driver, MATRIX[1])]
     assert quick.addresses(again) is not None
     assert quick.addresses(again).tolist() == [array.address for array in again]  # type: ignore[union-attr]  # see above
     for other in (
         MATRIX,
         None,
-        DeviceArray(driver, MATRIX.T),
-        DeviceArray(driver, MATRIX[:, :5]),
-        DeviceArray(driver, MATRIX.view(np.int32)),
-        DeviceArray(driver, MATRIX, device=1),
+        placed(driver, MATRIX.T),
+        placed(driver, MATRIX[:, :5]),
+        placed(driver, MATRIX.view(np.int32)),
+        placed(driver, MATRIX, device=1),
     ):
         assert quick.addresses([other, two]) is None
     assert quick.addresses([one]) is None
 
 
 def test_kept_arrays_are_known_by_identity_address_and_size(driver: EmulatedDriver) -> None:
-    array = DeviceArray(driver, MATRIX)
+    array = placed(driver, MATRIX)
     quick = Quick([array], keep=True)
     assert quick.addresses([array]) is not None
     array.address += 4
@@ -230,7 +235,7 @@ def test_kept_arrays_are_known_by_identity_address_and_size(driver: EmulatedDriv
 
 
 def test_streams_are_named_once(driver: EmulatedDriver) -> None:
-    arrays = [DeviceArray(driver, MATRIX, stream=stream) for stream in (None, 1, 7, 7, 2)]
+    arrays = [placed(driver, MATRIX, stream=stream) for stream in (None, 1, 7, 7, 2)]
     assert Quick(arrays).streams(arrays) == (0, 2, 7)
     assert Quick(arrays[:1]).streams(arrays[:1]) == ()
 
@@ -241,7 +246,7 @@ def test_streams_are_named_once(driver: EmulatedDriver) -> None:
 def test_states_lie_beside_their_weight(driver: EmulatedDriver) -> None:
     half = MATRIX.astype(np.float16)
     host = stepspec.create("ftml", multi_precision=True).create_state_multi_precision(0, half)
-    weight = DeviceArray(driver, half, device=1)
+    weight = placed(driver, half, device=1)
     states = stepspec.create("ftml", multi_precision=True).create_state_multi_precision(0, weight)
     assert states.keys() == host.keys()
     for name, array in states.items():
@@ -250,21 +255,21 @@ def test_states_lie_beside_their_weight(driver: EmulatedDriver) -> None:
 
 
 def test_a_row_sparse_gradient_may_lie_on_a_device(driver: EmulatedDriver) -> None:
-    values, rows = DeviceArray(driver, MATRIX[:2]), DeviceArray(driver, np.array([1, 3]))
-    grad = stepspec.RowSparse(values, rows, (9, 6))  # type: ignore[arg-type]  # arrays of any library
+    values, rows = placed(driver, MATRIX[:2]), placed(driver, np.array([1, 3]))
+    grad = stepspec.RowSparse(values, rows, (9, 6))
     assert grad.values is values
     assert grad.rows.tolist() == [1, 3]
     assert (grad.shape, grad.dtype, grad.is_whole()) == ((9, 6), np.dtype(np.float32), True)
     assert repr(grad) == "RowSparse(2 of 9 rows, shape=(9, 6), dtype=float32)"
     with pytest.raises(ValueError, match="values must have shape"):
-        stepspec.RowSparse(values, [1], (9, 6))  # type: ignore[arg-type]  # arrays of any library
+        stepspec.RowSparse(values, [1], (9, 6))
     for reading in (grad.to_dense, grad.to_scipy):
         with pytest.raises(TypeError, match="copy of its values on the host"):
             reading()
     with pytest.raises(TypeError, match=r"RowSparse\.summed reads numbers on the host.*coalesce"):
-        stepspec.RowSparse.summed(values, [3, 3], (9, 6))  # type: ignore[arg-type]  # arrays of any library
+        stepspec.RowSparse.summed(values, [3, 3], (9, 6))
     with pytest.raises(TypeError, match="pass the array itself"):
-        stepspec.RowSparse.from_dense(values)  # type: ignore[arg-type]  # arrays of any library
+        stepspec.RowSparse.from_dense(values)
     opt, weight = stepspec.SGD(), np.zeros((9, 6), np.float32)
     with pytest.raises(
         ValueError, match=r"the gradient of tensor 0 is on a GPU, and the weight of tensor 0 on the host"
@@ -283,7 +288,7 @@ def trained(driver: EmulatedDriver, opt: stepspec.Optimizer, weight: Any) -> dic
 
 def test_a_checkpoint_goes_from_device_to_host_and_back(driver: EmulatedDriver) -> None:
     there = stepspec.Updater(stepspec.create("ftml"))
-    there.states[0] = trained(driver, there.optimizer, DeviceArray(driver, MATRIX))
+    there.states[0] = trained(driver, there.optimizer, placed(driver, MATRIX))
     saved = there.get_states()
     here = stepspec.Updater(stepspec.create("ftml"))
     here.set_states(saved)
@@ -303,7 +308,7 @@ def test_loaded_states_follow_the_weight(driver: EmulatedDriver) -> None:
     here.states[0] = trained(driver, here.optimizer, MATRIX)
     there = stepspec.Updater(stepspec.create("ftml"))
     there.set_states(here.get_states())
-    with there._states_of([0], [DeviceArray(driver, MATRIX)]) as [state]:  # type: ignore[list-item]  # of any library
+    with there._states_of([0], [placed(driver, MATRIX)]) as [state]:
         assert all(map(on_device, state.values()))
         for name, array in state.items():
             assert_same(to_host(array), here.states[0][name])
@@ -318,9 +323,9 @@ def test_a_trainer_loads_states_to_its_weights(driver: EmulatedDriver, tmp_path:
     one = trainer(half)
     one.step({"w": half + np.float16(1)})
     one.save_states(tmp_path / "states.npz")
-    two = trainer(DeviceArray(driver, half))
+    two = trainer(placed(driver, half))
     with pytest.raises(ValueError, match="its weight is not its master in the checkpoint"):
-        trainer(DeviceArray(driver, half + np.float16(1))).load_states(tmp_path / "states.npz")
+        trainer(placed(driver, half + np.float16(1))).load_states(tmp_path / "states.npz")
     assert two.load_states(tmp_path / "states.npz") == []
     for name, array in two.states["w"].items():
         assert device_number(array) == 0
@@ -330,14 +335,14 @@ def test_a_trainer_loads_states_to_its_weights(driver: EmulatedDriver, tmp_path:
 
 
 def test_a_trainer_refuses_overlapping_weights_on_a_device(driver: EmulatedDriver) -> None:
-    array = DeviceArray(driver, MATRIX)
+    array = placed(driver, MATRIX)
     with pytest.raises(ValueError, match="the weight of 'a' and the weight of 'b' overlap in memory"):
-        stepspec.Trainer({"a": array, "b": array}, "sgd")  # type: ignore[dict-item]  # arrays of any library
+        stepspec.Trainer({"a": array, "b": array}, "sgd")
 
 
 def test_states_of_mxnet_are_taken_over_to_a_device(driver: EmulatedDriver) -> None:
-    opt, weight = stepspec.SGD(momentum=0.9), DeviceArray(driver, MATRIX)
-    found = stepspec.mxnet.import_states(opt, {0: weight}, {0: MATRIX})  # type: ignore[dict-item]  # of any library
+    opt, weight = stepspec.SGD(momentum=0.9), placed(driver, MATRIX)
+    found = stepspec.mxnet.import_states(opt, {0: weight}, {0: MATRIX})
     assert_same(to_host(found[0]["mom"]), -MATRIX)
 
 
@@ -360,7 +365,7 @@ class Training:
         return {name: self.random.normal(size=shape).astype(np.float32) for name, shape in SHAPES.items()}
 
     def placed(self, arrays: dict[str, Any]) -> dict[str, Any]:
-        return {name: DeviceArray(self.driver, array) for name, array in arrays.items()}
+        return {name: placed(self.driver, array) for name, array in arrays.items()}
 
     def compare(self) -> None:
         for name, weight in self.host.params.items():
@@ -387,7 +392,7 @@ def test_groups_on_a_device_do_not_write_each_others_gradients(driver: EmulatedD
         training.device.step(training.placed(grads))
         training.host.step(grads)
     training.compare()
-    weight = training.device.params["a"]
+    weight: Any = training.device.params["a"]
     part = SimpleNamespace(__cuda_array_interface__=weight.__cuda_array_interface__ | {"shape": (5,)})
     both = "the weight of 'a' .* and the gradient of 'a_bias' .* overlap in memory"
     with pytest.raises(ValueError, match=both):
@@ -400,7 +405,7 @@ def test_a_gradient_elsewhere_is_refused_by_a_plan_that_knows_the_weights(driver
     grads = training.numbers()
     training.device.step(training.placed(grads))
     training.host.step(grads)
-    there = DeviceArray(driver, grads["b"], device=1)
+    there = placed(driver, grads["b"], device=1)
     for other, place in ((grads["b"], "on the host"), (there, "on device 1")):
         with pytest.raises(ValueError, match=f"the gradient of 'b' .* is {place}, and the weight of 'a'"):
             training.device.step(training.placed(grads) | {"b": other})

@@ -78,7 +78,7 @@ def test_bfloat16_is_that_of_ml_dtypes(torch: Any) -> None:
 def test_states_are_tensors(torch: Any) -> None:
     weight = torch.nn.Parameter(torch.arange(6, dtype=torch.float16).reshape(3, 2).t())
     opt = stepspec.SGD(momentum=0.9, multi_precision=True)
-    state = opt.create_state_multi_precision(0, weight)
+    state: dict[str, Any] = opt.create_state_multi_precision(0, weight)
     assert {name: (type(array), array.dtype) for name, array in state.items()} == {
         "mom": (torch.Tensor, torch.float32),
         "master": (torch.Tensor, torch.float32),

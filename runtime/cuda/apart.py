@@ -41,6 +41,6 @@ class KnownApart:
     def lie_apart(self, written: Sequence[Any], gradients: Sequence[Any]) -> bool:
         """Tell, in a short time, that gradients like the known ones do not meet the known arrays."""
         places, lows = self._written.addresses(written), self._gradients.addresses(gradients)
-        if not self._are_plain or places is None or lows is None:
+        if not self._are_plain or self._places is None or places is None or lows is None:
             return False
         return np.array_equal(places, self._places) and not self._memory.meets(lows, self._sizes)

@@ -34,9 +34,6 @@ class Facts(NamedTuple):
 class Library:
     """Arrays with `__cuda_array_interface__` of any library, here those of Numba too."""
 
-    # whether `kinds` tells devices apart
-    tells_device = False
-
     def facts(self, array: Any) -> Facts:
         """Return what an array is; TypeError, about an array whose name comes first, if it cannot be used."""
         interface = _interface(array)
@@ -150,8 +147,6 @@ class CuPy(Library):
 
 class Torch(Library):
     """`torch.Tensor`, parameters included. Work with tensors is under way on torch's current stream."""
-
-    tells_device = True
 
     def __init__(self) -> None:
         torch: Any = sys.modules["torch"]
