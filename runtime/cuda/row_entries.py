@@ -21,7 +21,7 @@ from stepspec.cuda.recipes import Pass, pass_name
 from stepspec.cuda.row_access import Access
 from stepspec.cuda.row_folds import room_of
 from stepspec.cuda.row_steps import row_step
-from stepspec.cuda.scattered import LAZY_PARTS, finder
+from stepspec.cuda.scattered import LAZY_PARTS, finder, parts_of
 from stepspec.layout import TAIL, Layout, Parameter
 
 Function = Callable[..., Any]
@@ -29,19 +29,22 @@ Function = Callable[..., Any]
 _TENSOR = 0xFFFFFFFF
 
 
-def passes_of(kernel: Kernel, layout: Layout) -> tuple[Pass, ...]:
-    """Return the passes of a kernel over rows."""
+def passes_of(kernel: Kernel, layout: Layout, most: int = LAZY_PARTS) -> tuple[Pass, ...]:
+    """Return the passes of a kernel over rows, with at most so many parts if it is lazy."""
     if kernel.reductions:
         return _reducing(kernel, layout)
     if not kernel.before and not kernel.row_writes:
-        return scattered.passes_of(kernel, layout)
-    return (_pass(kernel, layout),)
+        return scattered.passes_of(kernel, layout, most)
+    return (_pass(kernel, layout, "", most),)
 
 
-def _pass(kernel: Kernel, layout: Layout, what: str = "") -> Pass:
-    parts = lazy_row_parts if layout.formats.gradient == "lazy" else row_parts
-    name, slots = pass_name(kernel, layout, what), Access.of(layout).slots
-    return Pass.of(name, slots, parts, rows_entry, kernel, layout)
+def _pass(kernel: Kernel, layout: Layout, what: str, most: int = LAZY_PARTS) -> Pass:
+    name, slots, parts = (
+        pass_name(kernel, layout, what),
+        Access.of(layout).slots,
+        parts_of(layout, row_parts, most),
+    )
+    return Pass.of(name, slots, parts, rows_entry, kernel, layout, most)
 
 
 def _reducing(kernel: Kernel, layout: Layout) -> tuple[Pass, ...]:
@@ -97,17 +100,12 @@ def row_parts(rows: int, columns: int) -> int:
     return (rows + per_part - 1) // per_part
 
 
-def lazy_row_parts(rows: int, columns: int) -> int:
-    """Return how many parts the present rows of a tensor have, whatever they are."""
-    return min(LAZY_PARTS, row_parts(rows, columns))
-
-
-def rows_entry(kernel: Kernel, layout: Layout) -> Callable[[int, int, int], None]:
-    """Return the entry of a kernel over rows: part `k` of `parts` has every `parts`-th run of rows."""
+def rows_entry(kernel: Kernel, layout: Layout, most: int) -> Callable[[int, int, int], None]:
+    """Return the entry of a kernel over rows: a part is a run of rows, or every `parts`-th of present ones."""
     access = Access.of(layout, (slot.name for slot in layout.parameters if slot.role == "values"))
-    opened, run = access.opener(), _run(kernel, access)
+    opened, run, lazy = access.opener(), _run(kernel, access), access.lazy
+    parts = parts_of(layout, row_parts, most)
     columns_slot, rows_slot, limit_slot = access.slot("columns"), access.slot("rows"), access.limit_slot
-    parts = lazy_row_parts if access.lazy else row_parts
     rounds = [tuple(step.reduces.values()) for step in kernel.before if isinstance(step, Terms)]
     room = max(map(room_of, rounds), default=1)
 
@@ -121,7 +119,7 @@ def rows_entry(kernel: Kernel, layout: Layout) -> Callable[[int, int, int], None
             first = (item >> 32) * per_part
             while first < limit:
                 run(tensor, first, min(limit, first + per_part), shared)
-                first += per_part * parts(tensor[rows_slot], columns)
+                first = first + per_part * parts(tensor[rows_slot], columns) if lazy else limit
 
     return entry
 
@@ -134,12 +132,14 @@ def _run(kernel: Kernel, access: Access) -> Function:
     @part(types.none)
     def run(tensor: Any, first: int, end: int, shared: Any) -> None:
         columns, thread = tensor[columns_slot], np.int64(cuda.threadIdx.x)
-        team = NARROW if columns < LANES else THREADS
+        # powers of two, as division takes many registers
+        team, teams = (NARROW, THREADS // NARROW) if columns < LANES else (THREADS, 1)
+        lane = thread & (team - 1)
         while first < end:
-            position = first + thread // team
+            position = first + (thread // NARROW & (teams - 1))
             row, gradient = find(tensor, min(position, end - 1))
             count = columns if position < end else -1
-            step(tensor, row_numbers(tensor, row), (row, gradient, count, thread % team, team), shared)
-            first += THREADS // team
+            step(tensor, row_numbers(tensor, row), (row, gradient, count, lane, team), shared)
+            first += teams
 
     return run

@@ -50,64 +50,47 @@ def row_fold(kinds: tuple[str, ...], dtype: str, terms: Function, turn: int) -> 
 
     """
     fold, ended = folds(kinds), _ended(kinds, getattr(np, dtype))
-    start, take, join, join_narrow = fold.start, fold.take, fold.join, fold.join_narrow
-    long_row = _long_row(kinds, terms)
+    start, take, merge, join, join_narrow = fold.start, fold.take, fold.merge, fold.join, fold.join_narrow
+
+    @part(types.UniTuple(types.float64, len(kinds)))
+    def lanes_of(given: Any, column: int, end: int, team: int) -> Any:
+        lanes = start()
+        while column < end:
+            lanes = take(lanes, terms(given, column))
+            column += team
+        return lanes
 
     @part(types.UniTuple(number_type(dtype), len(kinds)))
     def row(given: Any, count: int, columns: int, lane: int, team: int, shared: Any) -> Any:
-        if columns > BLOCK:
-            return ended(long_row(given, columns, shared), columns)
-        lanes, column = start(), lane
-        while column < count:
-            lanes = take(lanes, terms(given, column))
-            column += team
-        lanes = join(lanes, shared, turn) if team == LANES else join_narrow(lanes)
-        return ended(lanes, columns)
+        blocks = max(1, _blocks(columns))
+        many, many_longer = _lanes(blocks), _lanes(_blocks(blocks))
+        results, kept, kept_longer = start(), start(), start()
+        side, block, thread = turn, 0, np.int64(cuda.threadIdx.x)
+        while block < blocks:
+            lanes = lanes_of(given, block * BLOCK + lane, min(count, (block + 1) * BLOCK), team)
+            results = join(lanes, shared, side) if team == LANES else join_narrow(lanes)
+            if thread == block & (many - 1):
+                kept = merge(kept, results)
+            side, block = 1 - side, block + 1
+            if blocks > 1 and (block % BLOCK == 0 or block == blocks):
+                results = join(kept, shared, side)
+                if thread == (block - 1) // BLOCK & (many_longer - 1):
+                    kept_longer = merge(kept_longer, results)
+                side, kept = 1 - side, start()
+        if blocks > 1:
+            results = join(kept_longer, shared, side)
+            cuda.syncthreads()
+        return ended(results, columns)
 
     return row
 
 
-def _long_row(kinds: tuple[str, ...], terms: Function) -> Function:
-    """Return `long_row(given, columns, shared)`: the reductions of a row of several blocks."""
-    fold = folds(kinds)
-    start, take, join, merge = fold.start, fold.take, fold.join, fold.merge
-
-    @part(types.UniTuple(types.float64, len(kinds)))
-    def block_of(given: Any, columns: int, block: int) -> Any:
-        lanes, column = start(), block * BLOCK + cuda.threadIdx.x
-        limit = min(columns, (block + 1) * BLOCK)
-        while column < limit:
-            lanes = take(lanes, terms(given, column))
-            column += LANES
-        return lanes
-
-    @part(types.UniTuple(types.float64, len(kinds)))
-    def long_row(given: Any, columns: int, shared: Any) -> Any:
-        thread = np.int64(cuda.threadIdx.x)
-        blocks = (columns + BLOCK - 1) // BLOCK
-        many, many_longer = _lanes(blocks), _lanes((blocks + BLOCK - 1) // BLOCK)
-        kept, kept_longer = start(), start()
-        cuda.syncthreads()
-        turn, block = 0, 0
-        while block < blocks:
-            results = join(block_of(given, columns, block), shared, turn)
-            if thread == block % many:
-                kept = merge(kept, results)
-            turn, block = 1 - turn, block + 1
-            if block % BLOCK == 0 or block == blocks:
-                results = join(kept, shared, turn)
-                if thread == (block - 1) // BLOCK % many_longer:
-                    kept_longer = merge(kept_longer, results)
-                turn, kept = 1 - turn, start()
-        results = join(kept_longer, shared, turn)
-        cuda.syncthreads()
-        return results
-
-    return long_row
+def _blocks(terms: int) -> int:
+    return (terms + BLOCK - 1) // BLOCK
 
 
 def _lanes(terms: int) -> int:
-    """Return how many lanes an operand is folded in."""
+    """Return how many lanes an operand is folded in: a power of two."""
     return LANES if terms >= LANES else NARROW
 
 

@@ -27,7 +27,7 @@ from stepspec.storage import width
 
 Function = Callable[..., Any]
 
-# parts of the present rows of a lazy tensor, at most
+# parts of the present rows of a lazy tensor, at most: more than blocks of threads run at a time
 LAZY_PARTS = 2048
 _TENSOR = 0xFFFFFFFF
 _FOUR = types.UniTuple(types.int64, 4)
@@ -169,26 +169,34 @@ def flat_parts(rows: int, columns: int) -> int:
     return (rows * columns + CHUNK - 1) // CHUNK
 
 
-def lazy_flat_parts(rows: int, columns: int) -> int:
-    """Return how many parts the present rows of a tensor have, whatever they are."""
-    return min(LAZY_PARTS, flat_parts(rows, columns))
+def parts_of(layout: Layout, whole: Function, most: int = LAZY_PARTS) -> Function:
+    """Return `parts(rows, columns)`: those of a whole tensor, or a fixed number of them if it is lazy."""
+
+    def lazy(rows: int, columns: int) -> int:
+        return min(most, whole(rows, columns))
+
+    return lazy if layout.formats.gradient == "lazy" else whole
 
 
-def passes_of(kernel: Kernel, layout: Layout) -> tuple[Pass, ...]:
+def passes_of(kernel: Kernel, layout: Layout, most: int = LAZY_PARTS) -> tuple[Pass, ...]:
     """Return the pass of a kernel that writes elements, each on its own, found by row and column."""
-    parts = lazy_flat_parts if layout.formats.gradient == "lazy" else flat_parts
-    return (Pass.of(pass_name(kernel, layout), Access.of(layout).slots, parts, flat_entry, kernel, layout),)
+    name, slots, parts = (
+        pass_name(kernel, layout),
+        Access.of(layout).slots,
+        parts_of(layout, flat_parts, most),
+    )
+    return (Pass.of(name, slots, parts, flat_entry, kernel, layout, most),)
 
 
-def flat_entry(kernel: Kernel, layout: Layout) -> Callable[[int, int, int], None]:
-    """Return the entry of such a kernel: part `k` of `parts` has every `parts`-th chunk."""
+def flat_entry(kernel: Kernel, layout: Layout, most: int) -> Callable[[int, int, int], None]:
+    """Return the entry of such a kernel: a part is a chunk, or every `parts`-th of those of present rows."""
     assert kernel.function is not None, "such a kernel has a function of elements"
-    access = Access.of(layout)
+    access, parts = Access.of(layout), parts_of(layout, flat_parts, most)
+    lazy = access.lazy
     opened, row_numbers, (begin, locate) = access.opener(), access.row_numbers(), locator(access)
     call = access.caller(kernel.function, access.per_row, len(kernel.writes))
     store = access.storer({name: position for position, name in enumerate(kernel.writes)})
     columns_slot, rows_slot, limit_slot = access.slot("columns"), access.slot("rows"), access.limit_slot
-    parts = lazy_flat_parts if access.lazy else flat_parts
 
     @part(types.none)
     def chunk(tensor: Any, start: int, count: int) -> None:
@@ -206,6 +214,6 @@ def flat_entry(kernel: Kernel, layout: Layout) -> Callable[[int, int, int], None
             start, end = (item >> 32) * CHUNK, tensor[limit_slot] * columns
             while start < end:
                 chunk(tensor, start, min(CHUNK, end - start))
-                start += CHUNK * parts(rows, columns)
+                start = start + CHUNK * parts(rows, columns) if lazy else end
 
     return entry
