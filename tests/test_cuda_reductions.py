@@ -188,6 +188,30 @@ def test_gradients_in_their_own_storage(formats: Formats) -> None:
     check(reduce, formats, weights, [draw(weight.size, formats.grad, 2) for weight in weights])
 
 
+@pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
+def test_absent_rows_count_as_zeros(share: float) -> None:
+    shapes, memory, rng = (
+        [(3, 7), (300, 1), (40, 130), (2, 5000), (90, 50)],
+        Memory(1 << 22),
+        np.random.default_rng(0),
+    )
+    weights = [draw(r * c, "float32", 1).reshape(r, c) for r, c in shapes]
+    present = [np.flatnonzero(rng.random(r) < share) for r, _ in shapes]
+    values = [draw(found.size * c, "float16", 2) for found, (_, c) in zip(present, shapes, strict=True)]
+    given = {"weight": weights, "grad": values, "present_rows": present}
+    rows = {name: [memory.put(array) for array in arrays] for name, arrays in given.items()}
+    counts = {"present": [found.size for found in present], "scale": [0.7] * len(shapes)}
+    launcher = Launcher(memory, shapes, {**rows, **counts})
+    launcher.run(passes(reduce, Formats("float32", "float16", "float32", gradient="scattered")))
+    for tensor, weight in enumerate(weights):
+        grad = np.zeros_like(weight)
+        grad[present[tensor]] = values[tensor].reshape(-1, weight.shape[1])
+        want = {"n": weight, "m": np.float32(0.7) * grad, "top": grad, "s": weight + grad}
+        for name, terms in want.items():
+            expected = REFERENCE[reduce.reduces[name].kind](terms)
+            assert launcher.result(name)[tensor] == expected, (name, shapes[tensor])
+
+
 def per_column() -> Kernel:
     kinds = {
         name: Reduction(kind, per="column") for name, kind in {"n": "norm", "m": "mean", "top": "max"}.items()

@@ -54,6 +54,7 @@ def collect_entry(kernel: Kernel, layout: Layout, over: str) -> Entry:
     start, take, join, room = fold.start, fold.take, fold.join, fold.room
     begin, terms = _source(kernel, access, over, [place for place, _ in wanted])
     store = stored([access.slot(name) for _, name in wanted])
+    is_flat = over != "element" or _is_flat(kernel, access)
     lanes_of = part(types.UniTuple(types.float64, len(wanted)))
     opened, length_of = access.opener(), _length(over, access.slot("rows"), access.slot("columns"))
 
@@ -83,10 +84,11 @@ def collect_entry(kernel: Kernel, layout: Layout, over: str) -> Entry:
             tensor, block = opened(table, item & TENSOR), item >> 32
             length, lanes = length_of(tensor), start()
             rest, place = length - block * BLOCK, begin(tensor, block * BLOCK)
-            if rest >= BLOCK:
+            if is_flat and rest >= BLOCK:
                 lanes = fold_block(tensor, lanes, place)
             else:
-                lanes = fold_rest(tensor, lanes, place, rest, LANES if length >= LANES else NARROW)
+                many = LANES if length >= LANES else NARROW
+                lanes = fold_rest(tensor, lanes, place, min(rest, BLOCK), many)
             results = join(lanes, shared, turn)
             turn = 1 - turn
             if cuda.threadIdx.x == 0:
@@ -127,7 +129,7 @@ def _source(kernel: Kernel, access: Access, over: str, places: Sequence[int]) ->
 
     if over != "element":
         return begin, of_row if over == "row" else of_column
-    if kernel.form == "elements" and not access.layout.scattered:
+    if _is_flat(kernel, access):
         return begin, flat
     find, locate = locator(access)
 
@@ -137,6 +139,11 @@ def _source(kernel: Kernel, access: Access, over: str, places: Sequence[int]) ->
         return pick(call(tensor, numbers(tensor, row), element, column, gradient))
 
     return find, of_element
+
+
+def _is_flat(kernel: Kernel, access: Access) -> bool:
+    """Tell whether elements are found without their rows."""
+    return kernel.form == "elements" and not access.layout.scattered
 
 
 def picked(places: Sequence[int]) -> Function:
