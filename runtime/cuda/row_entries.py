@@ -101,7 +101,7 @@ def row_parts(rows: int, columns: int) -> int:
 
 
 def rows_entry(kernel: Kernel, layout: Layout, most: int) -> Callable[[int, int, int], None]:
-    """Return the entry of a kernel over rows: a part is a run of rows, or every `parts`-th of present ones."""
+    """Return the entry of a kernel over rows: a part is a run of rows, or every `parts`-th run if lazy."""
     access = Access.of(layout, (slot.name for slot in layout.parameters if slot.role == "values"))
     opened, run, lazy = access.opener(), _run(kernel, access), access.lazy
     parts = parts_of(layout, row_parts, most)
