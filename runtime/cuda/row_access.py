@@ -96,7 +96,7 @@ class Access:
         slots = [self.slot(name) for name in self.per_row]
         kind = types.UniTuple(self.number, len(slots))
 
-        @intrinsic
+        @intrinsic  # type: ignore[untyped-decorator]  # Numba is untyped
         def numbers(typing: Any, opened: Any, row: Any) -> Any:
             def generate(context: Any, builder: Any, signature: Any, given: Any) -> Any:
                 found = [self._load(context, builder, slot, given[0], given[1]) for slot in slots]
@@ -124,7 +124,7 @@ class Access:
         each = types.UniTuple(number, returns)
         result = number if returns == 1 else each
 
-        @intrinsic
+        @intrinsic  # type: ignore[untyped-decorator]  # Numba is untyped
         def called(typing: Any, opened: Any, numbers: Any, element: Any, column: Any, gradient: Any) -> Any:
             def generate(context: Any, builder: Any, signature: Any, given: Any) -> Any:
                 values = [source(context, builder, given) for source in sources]
@@ -179,7 +179,7 @@ class Access:
         """
         slots = [(self.slot(name), position) for name, position in targets.items()]
 
-        @intrinsic
+        @intrinsic  # type: ignore[untyped-decorator]  # Numba is untyped
         def stored(typing: Any, opened: Any, index: Any, values: Any) -> Any:
             def generate(context: Any, builder: Any, signature: Any, given: Any) -> Any:
                 for slot, position in slots:

@@ -33,7 +33,7 @@ _TENSOR = 0xFFFFFFFF
 _FOUR = types.UniTuple(types.int64, 4)
 
 
-@intrinsic
+@intrinsic  # type: ignore[untyped-decorator]  # Numba is untyped
 def _small_quotient(typing: Any, number: Any, divisor: Any) -> Any:
     """Return the quotient of numbers below 2**32, in the instructions of 32-bit numbers."""
 
@@ -61,7 +61,7 @@ def first_at_least(rows: int, low: int, high: int, limit: int) -> int:
 
 
 @part(types.int64)
-def rows_further(offset: int, columns: int) -> int:
+def rows_further(offset: int, columns: int) -> Any:
     """Return how many rows lie before a column number that may be up to CHUNK beyond the row's end."""
     if columns >= CHUNK:
         return 1 if offset >= columns else 0
@@ -90,7 +90,7 @@ def gradient_of(access: Access) -> Function:
     size = width(layout.formats.grad)
 
     @part(types.int64)
-    def lazy(tensor: Any, row: int, low: int, high: int) -> int:
+    def lazy(tensor: Any, row: int, low: int, high: int) -> Any:
         return tensor[grad] + low * tensor[columns] * size
 
     @part(types.int64)
@@ -172,7 +172,7 @@ def flat_parts(rows: int, columns: int) -> int:
 def parts_of(layout: Layout, whole: Function, most: int = LAZY_PARTS) -> Function:
     """Return `parts(rows, columns)`: those of a whole tensor, or a fixed number of them if it is lazy."""
 
-    def lazy(rows: int, columns: int) -> int:
+    def lazy(rows: int, columns: int) -> Any:
         return min(most, whole(rows, columns))
 
     return lazy if layout.formats.gradient == "lazy" else whole
