@@ -192,6 +192,7 @@ class _Pool:
         return min(self.threads, wanted)
 
     def _start(self, number: int) -> bool:
+        _compiled_rouse()  # a later step may be the first that finds it asleep, and no later step compiles
         self.state[WORKERS + LINE * number] = locked_lock()
         thread = threading.Thread(
             target=_compiled_serve(), args=(self.address, number, take_part()), name="stepspec", daemon=True
