@@ -218,7 +218,8 @@ class Memory(Space):
         if index >= 0 and int(offsets.max()) + size <= self._stops[index]:
             return np.zeros(len(offsets), np.bool_)
         indices = np.searchsorted(np.array(self._starts), offsets, "right") - 1
-        stops = np.array([-self.size, *self._stops])[indices + 1]
+        # before the first allocation: any distance before it, as another device's memory may be
+        stops = np.array([np.iinfo(np.int64).min, *self._stops])[indices + 1]
         return offsets + size > stops
 
 

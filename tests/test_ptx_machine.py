@@ -481,6 +481,7 @@ PLACE = "shl.b32 %r1, %r52, 2; cvt.u64.u32 %d1, %r1; add.s64 %d2, %d40, %d1;"
     [
         (f"{PLACE} ld.global.u32 %r2, [%d2];", 63, 1, "thread 63 of block 0 is outside all that"),
         (f"{PLACE} ld.global.u32 %r2, [%d2+-4];", 64, 1, "thread 0 of block 0 is outside"),
+        (f"{PLACE} st.global.u32 [%d2+-536870912], %r1;", 64, 1, "thread 0 of block 0 is outside"),
         (f"{PLACE} st.global.b64 [%d2], %d2;", 66, 1, "thread 1 of block 0 is not aligned to 8 bytes"),
         (f"{PLACE} st.global.v2.b32 [%d2], {{%r1, %r1}};", 66, 1, "thread 1 .* not aligned to 8"),
         ("st.global.u32 [%d40], %r50;", 1, 1, "races with thread 63 of block 0, which wrote"),
