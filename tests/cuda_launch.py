@@ -6,10 +6,10 @@ from typing import Any
 import numpy as np
 from ptx_machine import Machine, Memory
 
+from stepspec.cuda.items import PART
 from stepspec.cuda.recipes import Pass
 
 SM_90 = (9, 0)
-TENSOR_BITS = 32
 
 
 def launch(
@@ -31,7 +31,7 @@ def launch(
         dtype = np.float64 if slot.role in ("scalar", "result") else np.int64
         addresses.append(memory.put(np.array(known.get(slot.name, [0] * len(shapes)), dtype)))
     items = [
-        tensor | part << TENSOR_BITS
+        tensor | part << PART
         for tensor, shape in enumerate(shapes)
         for part in range(first, this.parts(*shape))
     ]

@@ -10,12 +10,13 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 import pytest
-from cuda_launch import SM_90, TENSOR_BITS, same_bits
+from cuda_launch import SM_90, same_bits
 from ptx_machine import Machine, Memory
 
 from stepspec import reference
 from stepspec.arithmetic import maximum
 from stepspec.cuda import Reduction, columns, elements, reductions, rows, scalars
+from stepspec.cuda.items import PART
 from stepspec.cuda.kernels import Kernel
 from stepspec.cuda.passes import layout_of, passes
 from stepspec.cuda.recipes import Pass
@@ -84,7 +85,7 @@ class Launcher:
         for this in these:
             table = self.memory.put(np.array([self._address(slot) for slot in this.slots], np.int64))
             items = [
-                tensor | part << TENSOR_BITS
+                tensor | part << PART
                 for tensor, shape in enumerate(self.shapes)
                 for part in range(this.parts(*shape))
             ]

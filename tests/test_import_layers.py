@@ -71,6 +71,7 @@ RUNTIME = (
 # The CUDA target stands below `call`, which asks it for the plan of a call on a device; what the rest of the
 # runtime needs of it is imported late, as most processes have no such arrays.
 CUDA = (
+    "items",
     "calls device_code kernels staging tables",
     "access folds native",
     "driver noise_words row_folds",

@@ -9,11 +9,10 @@ from numba import cuda
 
 from stepspec.cuda import reductions
 from stepspec.cuda.access import word
-from stepspec.cuda.compilation import CHUNK, THREADS
+from stepspec.cuda.items import CHUNK, PART, TENSOR, THREADS
 from stepspec.cuda.kernels import Kernel
 from stepspec.cuda.recipes import ROWS, Pass, pass_name
 from stepspec.cuda.row_access import Access
-from stepspec.cuda.tensor_reductions import TENSOR
 from stepspec.layout import TAIL, Layout
 
 
@@ -41,7 +40,7 @@ def columns_entry(kernel: Kernel, layout: Layout) -> Callable[[int, int, int], N
     def entry(table: int, items: int, count: int) -> None:
         for k in range(cuda.blockIdx.x, count, cuda.gridDim.x):
             item = word(items, k)
-            tensor, first = opened(table, item & TENSOR), (item >> 32) * CHUNK
+            tensor, first = opened(table, item & TENSOR), (item >> PART) * CHUNK
             end, column = min(tensor[columns_slot], first + CHUNK), first + np.int64(cuda.threadIdx.x)
             while column < end:
                 store(tensor, column, call(tensor, tensor, 0, column, 0))

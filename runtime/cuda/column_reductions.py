@@ -16,14 +16,14 @@ from numba.cuda import types
 
 from stepspec.canonical import ROW_BLOCK
 from stepspec.cuda.access import reader, word, writer
-from stepspec.cuda.compilation import THREADS
 from stepspec.cuda.device_code import part
 from stepspec.cuda.folds import folds
+from stepspec.cuda.items import PART, TENSOR, THREADS
 from stepspec.cuda.kernels import Kernel
 from stepspec.cuda.recipes import ROWS
 from stepspec.cuda.row_access import Access
 from stepspec.cuda.scattered import finder, gradient_beside
-from stepspec.cuda.tensor_reductions import TENSOR, operands, picked, stored
+from stepspec.cuda.tensor_reductions import operands, picked, stored
 from stepspec.layout import TAIL, Layout
 from stepspec.reductions import ENDINGS, Reduction
 
@@ -61,8 +61,8 @@ def collect_entry(kernel: Kernel, layout: Layout) -> Entry:
             tensor = opened(table, item & TENSOR)
             rows, columns = tensor[rows_slot], tensor[columns_slot]
             strips = (columns + THREADS - 1) // THREADS
-            block = (item >> 32) // strips
-            column = ((item >> 32) - block * strips) * THREADS + np.int64(cuda.threadIdx.x)
+            block = (item >> PART) // strips
+            column = ((item >> PART) - block * strips) * THREADS + np.int64(cuda.threadIdx.x)
             if column < columns:
                 end = min(rows, (block + 1) * ROW_BLOCK)
                 store(tensor, block * columns + column, fold_rows(tensor, block * ROW_BLOCK, end, column))
@@ -96,7 +96,7 @@ def finish_entry(reductions: tuple[Reduction, ...], dtype: str) -> Entry:
     def entry(table: int, items: int, count: int) -> None:
         for k in range(cuda.blockIdx.x, count, cuda.gridDim.x):
             item = word(items, k)
-            tensor, column = item & TENSOR, (item >> 32) * THREADS + np.int64(cuda.threadIdx.x)
+            tensor, column = item & TENSOR, (item >> PART) * THREADS + np.int64(cuda.threadIdx.x)
             columns, rows = word(word(table, 2 * many), tensor), word(word(table, 2 * many + 1), tensor)
             if column < columns:
                 finish(table, tensor, rows, columns, column)

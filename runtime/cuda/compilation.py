@@ -29,14 +29,11 @@ from stepspec import kernel_cache
 from stepspec.compilation import compiling, log
 from stepspec.cuda.device_code import kernel_form
 from stepspec.cuda.driver import missing_extra
+from stepspec.cuda.items import THREADS
 from stepspec.sources import source_stamp
 
-# threads of a block
-THREADS = 256
 # blocks that a multiprocessor shall have room for, the best first: a thread gets 64, 80 or 128 registers
 BLOCKS = (4, 3, 2)
-# elements of a work item of flat passes: a block of the canonical order
-CHUNK = 4096
 
 SIGNATURE = types.void(types.int64, types.int64, types.int64)
 # IEEE as written, see Note [No contraction]

@@ -16,7 +16,7 @@ from stepspec.cuda.libraries import DEFAULT_STREAM, library
 from stepspec.places import Array
 
 # bytes of page-locked memory that a new array is filled from
-CHUNK = 1 << 22
+PIECE = 1 << 22
 
 
 def to_host(array: Any) -> Array:
@@ -114,7 +114,7 @@ def _filled(array: Any, value: float) -> Any:
     seen = shadow(array)
     if seen.size:
         number, stream = _place(array)
-        piece = np.full(min(seen.size, CHUNK // seen.itemsize), value, seen.dtype).view(np.uint8)
+        piece = np.full(min(seen.size, PIECE // seen.itemsize), value, seen.dtype).view(np.uint8)
         pinned = driver().pin(piece.size)
         pinned.array[: piece.size] = piece
         start = _first(seen)

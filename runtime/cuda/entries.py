@@ -20,8 +20,8 @@ from numba import cuda
 from numba.cuda import types
 
 from stepspec.cuda.access import INT, PACKET, element_address, load, number_type, opener, store, word
-from stepspec.cuda.compilation import CHUNK, THREADS
 from stepspec.cuda.device_code import call, intrinsic
+from stepspec.cuda.items import CHUNK, PART, TENSOR, THREADS, chunks
 from stepspec.cuda.kernels import Kernel
 from stepspec.cuda.noise_words import word_of, words_of_four
 from stepspec.cuda.recipes import ROWS, Pass, pass_name
@@ -31,18 +31,12 @@ from stepspec.layout import TAIL, Layout, Parameter
 # with what the function itself needs: division and roots of float64 need most
 IN_FLIGHT = {4: 160, 8: 128}
 ALIGNMENT = 16
-TENSOR_BITS = 32
 
 
 def passes_of(kernel: Kernel, layout: Layout) -> tuple[Pass, ...]:
     """Return the passes of an elements kernel that writes arrays, with a dense gradient."""
     slots = (*layout.parameters, *TAIL, ROWS)
     return (Pass.of(pass_name(kernel, layout), slots, chunks, flat_entry, kernel, layout),)
-
-
-def chunks(rows: int, columns: int) -> int:
-    """Return how many chunks a tensor has."""
-    return -(-rows * columns // CHUNK)
 
 
 def flat_entry(kernel: Kernel, layout: Layout) -> Callable[..., None]:
@@ -58,8 +52,8 @@ def flat_entry(kernel: Kernel, layout: Layout) -> Callable[..., None]:
         thread = cuda.threadIdx.x
         for k in range(cuda.blockIdx.x, count, cuda.gridDim.x):
             item = word(items, k)
-            words = opened(table, item & ((1 << TENSOR_BITS) - 1))
-            first = (item >> TENSOR_BITS) * CHUNK
+            words = opened(table, item & TENSOR)
+            first = (item >> PART) * CHUNK
             end = min(first + CHUNK, words[rows] * words[columns])
             done = first
             if aligned(words):

@@ -12,14 +12,13 @@ from stepspec.checks import Entry, check_gradient
 from stepspec.cuda.arrays import Quick, device_number, gradient_shadow, shadow
 from stepspec.cuda.copies import Owned
 from stepspec.cuda.staging import Shipment
+from stepspec.cuda.tables import WORD
 from stepspec.places import on_device
 from stepspec.sparse import RowSparse
 from stepspec.states import Array
 
 if TYPE_CHECKING:
     from stepspec.cuda.driver import Driver, Memory
-
-WORD = 8
 
 
 class Written:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
 from stepspec.batches import Shape, Stage, kernels_of
+from stepspec.cuda.items import THREADS
 from stepspec.cuda.passes import Pass, passes
 from stepspec.cuda.tables import Rows, Tables, Use
 from stepspec.formats import Formats
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
 
 Action = Callable[[], object]
 
-THREADS = 256
 # what a multiprocessor has for its blocks
 REGISTERS, SHARED, MOST_THREADS = 65536, 100 * 1024, 2048
 

@@ -13,8 +13,9 @@ from stepspec.batches import Shape
 from stepspec.cuda.arrays import Quick, device_number, shadow
 from stepspec.cuda.copies import Owned
 from stepspec.cuda.driver import Driver, driver
+from stepspec.cuda.items import THREADS
 from stepspec.cuda.kernels import elements
-from stepspec.cuda.launches import THREADS, Action, blocks, loaded
+from stepspec.cuda.launches import Action, blocks, loaded
 from stepspec.cuda.passes import passes
 from stepspec.cuda.staging import Shipment
 from stepspec.cuda.strided import Copies

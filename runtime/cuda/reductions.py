@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from stepspec.canonical import ROW_BLOCK
 from stepspec.cuda import column_reductions, tensor_reductions
-from stepspec.cuda.compilation import THREADS
+from stepspec.cuda.items import THREADS
 from stepspec.cuda.kernels import Kernel
 from stepspec.cuda.recipes import ROWS, Pass, pass_name
 from stepspec.cuda.tensor_reductions import blocks_of, operands

@@ -15,11 +15,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from numba.cuda import types
-from numba.cuda.extending import intrinsic
 
 from stepspec.cuda import access
 from stepspec.cuda.access import INT, element_address
-from stepspec.cuda.device_code import call
+from stepspec.cuda.device_code import call, intrinsic
 from stepspec.cuda.noise_words import word_of
 from stepspec.cuda.recipes import ROWS
 from stepspec.layout import ARRAYS, TAIL, Layout, Parameter
@@ -96,7 +95,7 @@ class Access:
         slots = [self.slot(name) for name in self.per_row]
         kind = types.UniTuple(self.number, len(slots))
 
-        @intrinsic  # type: ignore[untyped-decorator]  # Numba is untyped
+        @intrinsic
         def numbers(typing: Any, opened: Any, row: Any) -> Any:
             def generate(context: Any, builder: Any, signature: Any, given: Any) -> Any:
                 found = [self._load(context, builder, slot, given[0], given[1]) for slot in slots]
@@ -124,7 +123,7 @@ class Access:
         each = types.UniTuple(number, returns)
         result = number if returns == 1 else each
 
-        @intrinsic  # type: ignore[untyped-decorator]  # Numba is untyped
+        @intrinsic
         def called(typing: Any, opened: Any, numbers: Any, element: Any, column: Any, gradient: Any) -> Any:
             def generate(context: Any, builder: Any, signature: Any, given: Any) -> Any:
                 values = [source(context, builder, given) for source in sources]
@@ -179,7 +178,7 @@ class Access:
         """
         slots = [(self.slot(name), position) for name, position in targets.items()]
 
-        @intrinsic  # type: ignore[untyped-decorator]  # Numba is untyped
+        @intrinsic
         def stored(typing: Any, opened: Any, index: Any, values: Any) -> Any:
             def generate(context: Any, builder: Any, signature: Any, given: Any) -> Any:
                 for slot, position in slots:

@@ -14,8 +14,8 @@ from numba.cuda import types
 from stepspec.canonical import LANES, NARROW
 from stepspec.cuda import reductions, scattered
 from stepspec.cuda.access import word
-from stepspec.cuda.compilation import CHUNK, THREADS
 from stepspec.cuda.device_code import part
+from stepspec.cuda.items import CHUNK, PART, TENSOR, THREADS
 from stepspec.cuda.kernels import Kernel, Terms
 from stepspec.cuda.recipes import Pass, pass_name
 from stepspec.cuda.row_access import Access
@@ -25,8 +25,6 @@ from stepspec.cuda.scattered import LAZY_PARTS, finder, parts_of
 from stepspec.layout import TAIL, Layout, Parameter
 
 Function = Callable[..., Any]
-
-_TENSOR = 0xFFFFFFFF
 
 
 def passes_of(kernel: Kernel, layout: Layout, most: int = LAZY_PARTS) -> tuple[Pass, ...]:
@@ -39,12 +37,8 @@ def passes_of(kernel: Kernel, layout: Layout, most: int = LAZY_PARTS) -> tuple[P
 
 
 def _pass(kernel: Kernel, layout: Layout, what: str, most: int = LAZY_PARTS) -> Pass:
-    name, slots, parts = (
-        pass_name(kernel, layout, what),
-        Access.of(layout).slots,
-        parts_of(layout, row_parts, most),
-    )
-    return Pass.of(name, slots, parts, rows_entry, kernel, layout, most)
+    name, parts = pass_name(kernel, layout, what), parts_of(layout, row_parts, most)
+    return Pass.of(name, Access.of(layout).slots, parts, rows_entry, kernel, layout, most)
 
 
 def _reducing(kernel: Kernel, layout: Layout) -> tuple[Pass, ...]:
@@ -113,10 +107,10 @@ def rows_entry(kernel: Kernel, layout: Layout, most: int) -> Callable[[int, int,
         shared = cuda.shared.array(room, np.float64)
         for k in range(cuda.blockIdx.x, count, cuda.gridDim.x):
             item = word(items, k)
-            tensor = opened(table, item & _TENSOR)
+            tensor = opened(table, item & TENSOR)
             columns, limit = tensor[columns_slot], tensor[limit_slot]
             per_part = rows_of_part(columns)
-            first = (item >> 32) * per_part
+            first = (item >> PART) * per_part
             while first < limit:
                 run(tensor, first, min(limit, first + per_part), shared)
                 first = first + per_part * parts(tensor[rows_slot], columns) if lazy else limit

@@ -12,8 +12,8 @@ from numba import cuda
 from numba.cuda import types
 
 from stepspec.cuda.access import INT, element_address, load_slot, load_word, reader, store, word, writer
-from stepspec.cuda.compilation import THREADS
 from stepspec.cuda.device_code import call, intrinsic
+from stepspec.cuda.items import THREADS
 from stepspec.cuda.kernels import Kernel
 from stepspec.cuda.recipes import Pass
 from stepspec.layout import Layout, Parameter

@@ -14,11 +14,10 @@ from typing import Any
 import numpy as np
 from numba import cuda
 from numba.cuda import types
-from numba.cuda.extending import intrinsic
 
 from stepspec.cuda.access import word
-from stepspec.cuda.compilation import CHUNK, THREADS
-from stepspec.cuda.device_code import part
+from stepspec.cuda.device_code import intrinsic, part
+from stepspec.cuda.items import CHUNK, PART, TENSOR, THREADS, chunks
 from stepspec.cuda.kernels import Kernel
 from stepspec.cuda.recipes import Pass, pass_name
 from stepspec.cuda.row_access import Access
@@ -29,11 +28,10 @@ Function = Callable[..., Any]
 
 # parts of the present rows of a lazy tensor, at most: more than blocks of threads run at a time
 LAZY_PARTS = 2048
-_TENSOR = 0xFFFFFFFF
 _FOUR = types.UniTuple(types.int64, 4)
 
 
-@intrinsic  # type: ignore[untyped-decorator]  # Numba is untyped
+@intrinsic
 def _small_quotient(typing: Any, number: Any, divisor: Any) -> Any:
     """Return the quotient of numbers below 2**32, in the instructions of 32-bit numbers."""
 
@@ -164,11 +162,6 @@ def locator(access: Access) -> tuple[Function, Function]:
     return begin, locate
 
 
-def flat_parts(rows: int, columns: int) -> int:
-    """Return how many chunks a tensor has."""
-    return (rows * columns + CHUNK - 1) // CHUNK
-
-
 def parts_of(layout: Layout, whole: Function, most: int = LAZY_PARTS) -> Function:
     """Return `parts(rows, columns)`: those of a whole tensor, or a fixed number of them if it is lazy."""
 
@@ -180,18 +173,14 @@ def parts_of(layout: Layout, whole: Function, most: int = LAZY_PARTS) -> Functio
 
 def passes_of(kernel: Kernel, layout: Layout, most: int = LAZY_PARTS) -> tuple[Pass, ...]:
     """Return the pass of a kernel that writes elements, each on its own, found by row and column."""
-    name, slots, parts = (
-        pass_name(kernel, layout),
-        Access.of(layout).slots,
-        parts_of(layout, flat_parts, most),
-    )
-    return (Pass.of(name, slots, parts, flat_entry, kernel, layout, most),)
+    name, parts = pass_name(kernel, layout), parts_of(layout, chunks, most)
+    return (Pass.of(name, Access.of(layout).slots, parts, flat_entry, kernel, layout, most),)
 
 
 def flat_entry(kernel: Kernel, layout: Layout, most: int) -> Callable[[int, int, int], None]:
     """Return the entry of such a kernel: a part is a chunk, or every `parts`-th of those of present rows."""
     assert kernel.function is not None, "such a kernel has a function of elements"
-    access, parts = Access.of(layout), parts_of(layout, flat_parts, most)
+    access, parts = Access.of(layout), parts_of(layout, chunks, most)
     lazy = access.lazy
     opened, row_numbers, (begin, locate) = access.opener(), access.row_numbers(), locator(access)
     call = access.caller(kernel.function, access.per_row, len(kernel.writes))
@@ -209,9 +198,9 @@ def flat_entry(kernel: Kernel, layout: Layout, most: int) -> Callable[[int, int,
     def entry(table: int, items: int, count: int) -> None:
         for k in range(cuda.blockIdx.x, count, cuda.gridDim.x):
             item = word(items, k)
-            tensor = opened(table, item & _TENSOR)
+            tensor = opened(table, item & TENSOR)
             rows, columns = tensor[rows_slot], tensor[columns_slot]
-            start, end = (item >> 32) * CHUNK, tensor[limit_slot] * columns
+            start, end = (item >> PART) * CHUNK, tensor[limit_slot] * columns
             while start < end:
                 chunk(tensor, start, min(CHUNK, end - start))
                 start = start + CHUNK * parts(rows, columns) if lazy else end

@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from stepspec.cuda.launches import THREADS, Action, blocks, loaded
+from stepspec.cuda.items import THREADS, chunks, cut
+from stepspec.cuda.launches import Action, blocks, loaded
 from stepspec.cuda.recipes import Pass
 from stepspec.cuda.staging import Shipment
-from stepspec.cuda.tables import WORD, cut
+from stepspec.cuda.tables import WORD
 from stepspec.states import Array
 
 if TYPE_CHECKING:
@@ -58,8 +59,7 @@ class Copies:
             return
         axes = max(source.ndim for source, _ in pairs)
         records = np.array([_record(source, target, axes) for source, target in pairs], np.int64)
-        parts = _pass().parts
-        items = cut(range(len(pairs)), [parts(source.size, 1) for source, _ in pairs])
+        items = cut(range(len(pairs)), [chunks(source.size, 1) for source, _ in pairs])
         self._words = np.concatenate([[records.shape[1]], records.ravel(), items])
         self._count = items.size
         self._loaded = self._loaded or loaded(self._driver, self._device, _pass())
@@ -98,7 +98,6 @@ def _record(source: Array, target: Array, axes: int) -> list[int]:
 
 @functools.cache
 def _pass() -> Pass:
-    from stepspec.cuda.entries import chunks
     from stepspec.cuda.strided_entry import strided_entry
 
     return Pass.of("stepspec.cuda.strided", (), chunks, strided_entry)

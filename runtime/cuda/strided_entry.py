@@ -10,10 +10,9 @@ from numba import cuda
 from numba.cuda import types
 
 from stepspec.cuda.access import word
-from stepspec.cuda.compilation import CHUNK, THREADS
 from stepspec.cuda.device_code import intrinsic
+from stepspec.cuda.items import CHUNK, PART, TENSOR, THREADS
 
-TENSOR_BITS = 32
 # the words of a record
 SOURCE, TARGET, WIDTH, SIZE, AXES, EXTENTS = range(6)
 
@@ -43,9 +42,9 @@ def strided_entry() -> Callable[..., None]:
         most = (words - EXTENTS) // 3
         for k in range(cuda.blockIdx.x, count, cuda.gridDim.x):
             item = word(items, k)
-            record = table + 8 * (1 + words * (item & ((1 << TENSOR_BITS) - 1)))
+            record = table + 8 * (1 + words * (item & TENSOR))
             extents, width = record + 8 * EXTENTS, word(record, WIDTH)
-            first = (item >> TENSOR_BITS) * CHUNK
+            first = (item >> PART) * CHUNK
             for element in range(first + cuda.threadIdx.x, min(first + CHUNK, word(record, SIZE)), THREADS):
                 source, target, left = word(record, SOURCE), word(record, TARGET), element
                 for axis in range(word(record, AXES) - 1, -1, -1):

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stepspec.batches import Shape
+from stepspec.cuda.items import cut
 from stepspec.layout import ARRAYS, Parameter
 from stepspec.states import Array
 
@@ -46,14 +47,6 @@ class Use:
         return cls(
             run, tensors, cut(tensors, [run.parts(shapes[i].rows, shapes[i].columns) for i in tensors])
         )
-
-
-def cut(tensors: Sequence[int], parts: Sequence[int]) -> Int64s:
-    """Return the items of tensors that are cut into so many parts: `tensor | part << 32`."""
-    counts = np.array(parts, np.int64)
-    firsts = np.cumsum(counts) - counts
-    numbers = np.arange(counts.sum(), dtype=np.int64) - np.repeat(firsts, counts)
-    return np.repeat(np.array(tensors, np.int64), counts) | numbers << 32
 
 
 class Rows:

@@ -20,6 +20,7 @@ from stepspec.canonical import BLOCK, LANES, NARROW
 from stepspec.cuda.access import reader, word, writer
 from stepspec.cuda.device_code import part
 from stepspec.cuda.folds import folds
+from stepspec.cuda.items import PART, TENSOR
 from stepspec.cuda.kernels import Kernel
 from stepspec.cuda.recipes import ROWS
 from stepspec.cuda.row_access import Access
@@ -29,8 +30,6 @@ from stepspec.reductions import ENDINGS, Reduction
 
 Function = Callable[..., Any]
 Entry = Callable[[int, int, int], None]
-
-TENSOR = 0xFFFFFFFF
 
 _read, _write = reader("float64", "float64"), writer("float64", "float64")
 
@@ -81,7 +80,7 @@ def collect_entry(kernel: Kernel, layout: Layout, over: str) -> Entry:
         shared, turn = cuda.shared.array(room, np.float64), 0
         for k in range(cuda.blockIdx.x, count, cuda.gridDim.x):
             item = word(items, k)
-            tensor, block = opened(table, item & TENSOR), item >> 32
+            tensor, block = opened(table, item & TENSOR), item >> PART
             length, lanes = length_of(tensor), start()
             rest, place = length - block * BLOCK, begin(tensor, block * BLOCK)
             if is_flat and rest >= BLOCK:
@@ -181,7 +180,7 @@ def finish_entry(reductions: tuple[Reduction, ...]) -> Entry:
         shared = cuda.shared.array(room, np.float64)
         for k in range(cuda.blockIdx.x, count, cuda.gridDim.x):
             item = word(items, k)
-            finish(table, item & TENSOR, item >> 32, shared)
+            finish(table, item & TENSOR, item >> PART, shared)
 
     return entry
 
