@@ -88,7 +88,8 @@ class HostPlan(Plan[tuple[Group, ...]]):
     def rouse(self) -> None:
         """Wake threads up for what was launched before: they come while the call is checked."""
         for _, groups in self._launches[:1]:
-            cpu.rouse(groups[0].work)
+            for group in groups[:1]:
+                cpu.rouse(group.work)
 
     def run(self, optimizer: Steps, rates: Rates, order: Order) -> None:
         """Fill the tables, do the work of each group and count."""

@@ -705,3 +705,13 @@ def test_copies_are_logged(caplog: pytest.LogCaptureFixture) -> None:
         "an array of 'w' (index 0) is not C-contiguous: every step copies it",
         "the gradient of 'w' (index 0) is not C-contiguous: such gradients are copied",
     ]
+
+
+@PATHS
+def test_a_call_about_no_tensors_does_no_harm(fused: bool) -> None:
+    ones = Ones(stepspec.SGD(learning_rate=0.5, use_fused_step=fused))
+    for _ in range(2):
+        ones.optimizer.update([], [], [], [])
+    assert ones.optimizer.num_update == 0
+    ones.optimizer.update(ones.indices, ones.weights, [np.ones(2) for _ in ones.indices], ones.states)
+    assert all((weight == -0.5).all() for weight in ones.weights)
