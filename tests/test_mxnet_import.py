@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from golden_records import CASES, Array, Case, build, gradient, largest, paths
 from ml_dtypes import bfloat16
-from test_golden import CASES, Array, Case, build, gradient, largest, paths
 from training import bits
 
 import stepspec

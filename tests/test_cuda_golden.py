@@ -1,0 +1,59 @@
+"""Recorded MXNet trajectories on an emulated GPU: within the records' tolerances, and the host's bits."""
+
+from typing import Any
+
+import pytest
+from emulated_driver import DeviceArray, EmulatedDriver
+from golden_records import CASES, OPTIMIZERS, Array, Case, complaints, replay, same_bits
+
+from stepspec.cuda.driver import use
+
+# by the ends of their names; of the same kind of cases the last one, with momentum if there is one
+KINDS = {
+    "shapes": "tensors of one to four axes, float32, with all terms of the rule",
+    "skip": "a schedule, and tensors that are not always given",
+    "mult_both": "multipliers by index and by name",
+    "mp16": "float16 with a float32 master copy",
+    "sparse_dw": "row-sparse gradients",
+    "sparse_dw_lazy": "row-sparse gradients of which only the rows that are there count",
+}
+
+
+def sample() -> list[Any]:
+    """Return a case of each kind for each optimizer that has it."""
+    found = {
+        (case.record["optimizer"], case.name.rpartition(".")[2]): case
+        for case in sorted(CASES.values(), key=lambda case: bool(case.record["kwargs"].get("momentum")))
+    }
+    return [
+        pytest.param(case, id=case.name, marks=pytest.mark.xdist_group(f"golden {optimizer}"))
+        for (optimizer, kind), case in found.items()
+        if kind in KINDS
+    ]
+
+
+@pytest.mark.parametrize("case", sample())
+def test_trajectory(case: Case) -> None:
+    driver = EmulatedDriver()
+
+    def place(array: Array) -> DeviceArray:
+        return DeviceArray(driver, array)
+
+    feed = case.expect["feed"]
+    with use(driver):
+        got = replay(case, "fused", feed, place)
+    assert driver.launches
+    for entry in [case.expect, *case.expect.get("also", [])]:
+        assert entry["feed"] == feed
+        assert [*complaints(case, got, case.reference(entry["compare"]), entry["tol"])] == []
+    host = replay(case, "fused", feed)
+    assert host.keys() == got.keys()
+    assert [key for key in host if not same_bits(host[key], got[key])] == []
+
+
+def test_every_optimizer_has_a_case_of_each_kind() -> None:
+    found = [param.values[0] for param in sample()]
+    kinds = [(case.record["optimizer"], case.name.rpartition(".")[2]) for case in found]
+    lazy = {"SGD", "LARS"}
+    wanted = {(name, kind) for name in OPTIMIZERS for kind in KINDS if "lazy" not in kind or name in lazy}
+    assert set(kinds) == wanted
