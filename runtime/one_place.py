@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from stepspec.places import on_device
+from stepspec.places import ARRAY_TYPES, on_device
 from stepspec.sparse import RowSparse
 from stepspec.sparse_checks import type_name
 
@@ -42,7 +42,8 @@ def check_on_host(
             f"{what} is on a GPU, a {type_name(array)}, and `step` computes with NumPy: use fused_step "
             "(use_fused_step=True), or pass copies on the host"
         )
-    if what:
+    # what is no array at all has a message of its own
+    if what and type(weights[0]) in ARRAY_TYPES:
         raise ValueError(mixed(f"{what} is on a GPU", f"the weight of {label(indices[0])} on the host"))
 
 

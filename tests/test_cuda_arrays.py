@@ -1,5 +1,6 @@
 """Arrays on a GPU, of any library: their shadows, where a call's arrays lie, and what is kept there."""
 
+import re
 from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
@@ -224,14 +225,58 @@ def test_like_arrays_are_recognised_and_others_are_not(driver: EmulatedDriver) -
     assert quick.addresses([one]) is None
 
 
-def test_kept_arrays_are_known_by_identity_address_and_size(driver: EmulatedDriver) -> None:
+def test_kept_arrays_are_known_by_identity_address_size_and_strides(driver: EmulatedDriver) -> None:
     array = placed(driver, MATRIX)
     quick = Quick([array], keep=True)
     assert quick.addresses([array]) is not None
     array.address += 4
     assert quick.addresses([array])[0] == array.address  # type: ignore[index]  # None would fail too
-    array.shape, array.strides = (2, 6), (24, 4)
-    assert quick.addresses([array]) is None
+    for name, value in (("shape", (2, 6)), ("strides", (4, 8)), ("writeable", False)):
+        before = getattr(array, name)
+        setattr(array, name, value)
+        assert quick.addresses([array]) is None
+        setattr(array, name, before)
+        assert quick.addresses([array]) is not None
+
+
+class Liar:
+    """An array whose interface is another one's, but for what is changed, or left out if that is `...`."""
+
+    def __init__(self, array: Any, changed: dict[str, Any]) -> None:
+        self.array = array
+        found = {**array.__cuda_array_interface__, **changed}
+        self.__cuda_array_interface__ = {key: value for key, value in found.items() if value is not ...}
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"data": ...}, "has no 'data'"),
+        ({"shape": ...}, "has no 'shape'"),
+        ({"typestr": ...}, "has no 'typestr'"),
+        ({"shape": (-4, 6)}, "negative dimensions"),
+        ({"strides": (4,)}, "mismatch in length of strides"),
+        ({"strides": (25, 4)}, "no multiples of their size; make a copy"),
+        ({"stream": 0}, "names stream 0"),
+        ({"typestr": "|V8"}, "has dtype |V8"),
+    ],
+)
+def test_what_is_wrong_with_an_interface_is_said_of_the_tensor(
+    driver: EmulatedDriver, changed: dict[str, Any], message: str
+) -> None:
+    opt, array = stepspec.SGD(), placed(driver, MATRIX)
+    for liar in (Liar(array, changed), Liar(placed(driver, MATRIX), changed)):
+        with pytest.raises(TypeError, match=re.escape(message)) as error:
+            opt.update([0], [array], [liar], [{}])
+        assert str(error.value).startswith("the gradient of tensor 0 ")
+        opt.update([0], [array], [placed(driver, MATRIX)], [{}])
+    assert opt.num_update == 2
+
+
+def test_what_is_no_array_is_no_matter_of_places(driver: EmulatedDriver) -> None:
+    for weight in (None, [1.0], np.float32(1)):
+        with pytest.raises(TypeError, match="the weight of tensor 0"):
+            stepspec.SGD().update([0], [weight], [placed(driver, MATRIX)], [{}])
 
 
 def test_streams_are_named_once(driver: EmulatedDriver) -> None:

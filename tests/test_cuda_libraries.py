@@ -146,6 +146,14 @@ def test_a_parameter_with_other_memory_is_found_out(torch: Any) -> None:
     assert quick.addresses([weight]) is None
 
 
+def test_a_tensor_turned_where_it_lies_is_found_out(torch: Any) -> None:
+    weight = torch.zeros(4, 4)
+    quick = Quick([weight], keep=True)
+    assert quick.addresses([weight]) is not None
+    weight.t_()
+    assert quick.addresses([weight]) is None
+
+
 def test_tensors_of_the_host_are_refused_as_ever() -> None:
     torch = pytest.importorskip("torch")
     tensor = torch.zeros(3)

@@ -6,7 +6,8 @@ See Note [Shadows].
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,20 +46,36 @@ class Shadowed:
 
 def shadow(array: Any, what: str = "the array") -> Array:
     """Return the shadow of an array on a device; TypeError, naming `what`, if kernels cannot use it."""
-    try:
+    with _naming(what):
         address, shape, strides, dtype, writeable = library(array).facts(array)
+        if 0 in shape:  # NumPy makes no array at address 0
+            return np.empty(shape, dtype)
+        interface = {
+            "shape": shape,
+            "typestr": dtype.str if dtype.kind != "V" else f"|V{dtype.itemsize}",
+            "data": (address, not writeable),
+            "strides": strides,
+            "version": 3,
+        }
+        seen = np.asarray(_Window(array, interface)).view(dtype)
+        if not seen.flags.aligned:
+            raise TypeError(
+                "has elements at addresses that are no multiples of their size; make a copy of it"
+            )
+        return seen
+
+
+@contextmanager
+def _naming(what: str) -> Iterator[None]:
+    """Begin messages about an array with what it is called."""
+    try:
+        yield
     except TypeError as error:
         raise TypeError(f"{what} {error}") from None
-    if 0 in shape:  # NumPy makes no array at address 0
-        return np.empty(shape, dtype)
-    interface = {
-        "shape": shape,
-        "typestr": dtype.str if dtype.kind != "V" else "|V2",
-        "data": (address, not writeable),
-        "strides": strides,
-        "version": 3,
-    }
-    return np.asarray(_Window(array, interface)).view(dtype)
+    except KeyError as error:
+        raise TypeError(f"{what} has no {error} in __cuda_array_interface__") from None
+    except ValueError as error:
+        raise TypeError(f"{what} has a __cuda_array_interface__ that cannot be used: {error}") from None
 
 
 def gradient_shadow(grad: Any, what: str) -> Any:
@@ -70,10 +87,8 @@ def gradient_shadow(grad: Any, what: str) -> Any:
 
 def device_number(array: Any, what: str = "the array") -> int | None:
     """Return the number of the device where an array is, None of one without elements of some libraries."""
-    try:
+    with _naming(what):
         return library(array).device(array)
-    except TypeError as error:
-        raise TypeError(f"{what} {error}") from None
 
 
 def shadows(
@@ -144,8 +159,8 @@ class Quick:
     arrays
         Of any libraries.
     keep
-        Whether the very arrays are expected again. Kept alive, they are then known by identity, address and
-        size; nothing else of an object changes while these are the same.
+        Whether the very arrays are expected again. Kept alive, they are then known by identity, address,
+        size and strides; nothing else of an object changes while these are the same.
 
     """
 
@@ -179,7 +194,7 @@ class Quick:
             return False
         try:
             return part.kinds(arrays) == self._kinds[k]
-        except AttributeError:  # no array on a device
+        except (AttributeError, KeyError, TypeError):  # no array on a device, or its checks will say what
             return False
 
     def streams(self, arrays: Sequence[Any]) -> tuple[int, ...]:

@@ -39,14 +39,14 @@ class Library:
         interface = _interface(array)
         if interface.get("mask") is not None:
             raise TypeError("is masked; fill it in")
-        address, is_readonly = interface["data"]
+        self.streams([array])  # which it may name wrongly
         strides = interface.get("strides")
         return Facts(
-            address or 0,
+            interface["data"][0] or 0,
             tuple(interface["shape"]),
             None if strides is None else tuple(strides),
             _dtype(interface["typestr"]),
-            not is_readonly,
+            not interface["data"][1],
         )
 
     def device(self, array: Any) -> int | None:
@@ -74,9 +74,9 @@ class Library:
         return [array.__cuda_array_interface__["data"][0] or 0 for array in arrays]
 
     def sizes(self, arrays: Sequence[Any]) -> list[object]:
-        """Return what tells that arrays known by identity and address are as large as they were."""
+        """Return what tells that arrays known by identity and address are as they were."""
         interfaces = (array.__cuda_array_interface__ for array in arrays)
-        return [(each["shape"], each["typestr"]) for each in interfaces]
+        return [(each["shape"], each["typestr"], each.get("strides"), each["data"][1]) for each in interfaces]
 
     def kinds(self, arrays: Sequence[Any]) -> object:
         """Return what kernels depend on, to be compared: shapes, dtypes, strides and devices."""
@@ -127,8 +127,8 @@ class CuPy(Library):
         return [array.data.ptr for array in arrays]
 
     def sizes(self, arrays: Sequence[Any]) -> list[object]:
-        """Return what tells that arrays known by identity and address are as large as they were."""
-        return [array.nbytes for array in arrays]
+        """Return what tells that arrays known by identity and address are as they were."""
+        return [(array.shape, array.strides) for array in arrays]
 
     def kinds(self, arrays: Sequence[Any]) -> object:
         """Return what kernels depend on, to be compared: shapes, dtypes, strides and devices."""
@@ -188,8 +188,8 @@ class Torch(Library):
         return [*map(self._pointer, arrays)]
 
     def sizes(self, arrays: Sequence[Any]) -> list[object]:
-        """Return what tells that tensors known by identity and address are as large as they were: bytes."""
-        return [array.nbytes for array in arrays]
+        """Return what tells that tensors known by identity and address are as they were."""
+        return [[array.nbytes for array in arrays], [*map(self._stride, arrays)]]
 
     def kinds(self, arrays: Sequence[Any]) -> object:
         """Return what kernels depend on, to be compared: shapes, dtypes, strides and devices."""
