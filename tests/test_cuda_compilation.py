@@ -145,6 +145,16 @@ def test_symbols_are_readable() -> None:
     assert code.symbol.encode() in code.cubin
 
 
+def test_symbols_are_ascii(cache: Path) -> None:
+    """PTX knows no other letters; names of modules may have them."""
+    assert compile_entry(Made(), "größe.kernel", None, SM_90).symbol == "gr__e_kernel"
+
+
+def test_a_gpu_that_nvjitlink_does_not_know_is_named() -> None:
+    with pytest.raises(RuntimeError, match=r"kernel: nvJitLink \d+\.\d+ takes no -arch=sm_990 .* --upgrade"):
+        compile_entry(Made(), "kernel", None, (99, 0))
+
+
 def test_code_survives_as_bytes() -> None:
     code = passes(plain, FLOAT32)[0].code(SM_90)
     assert Code.from_bytes(code.to_bytes()) == code

@@ -138,7 +138,7 @@ def _versions() -> tuple[object, ...]:
 
 
 def _compile(entry: Callable[..., None], name: str, capability: tuple[int, int]) -> Code:
-    symbol = re.sub(r"\W", "_", name)
+    symbol = re.sub(r"\W", "_", name, flags=re.ASCII)
     ltoir, _ = cuda.compile(
         kernel_form(entry),
         SIGNATURE,
@@ -152,7 +152,7 @@ def _compile(entry: Callable[..., None], name: str, capability: tuple[int, int])
     ptx = _link(ltoir, nvjitlink.InputType.LTOIR, (architecture, *_TO_PTX), name)[0].decode().rstrip("\0")
     if re.search(r"\bfma\b", ptx):
         raise RuntimeError(
-            f"{name}: nvJitLink {'.'.join(map(str, nvjitlink.version()))} contracted operations to fma, "
+            f"{name}: nvJitLink {_linker_version()} contracted operations to fma, "
             "so that a step on the GPU would not have the CPU's bits"
         )
     (mangled,) = re.findall(r"\.entry\s+(\S+?)\(", ptx)
@@ -172,7 +172,7 @@ def _assembled(ptx: str, name: str, symbol: str, architecture: str) -> Code:
 
 def _link(content: bytes, kind: Any, options: tuple[str, ...], name: str) -> tuple[bytes, str]:
     """Return what nvJitLink makes of a kernel, and what it says about it."""
-    handle = nvjitlink.create(len(options), list(options))
+    handle = _linker(options, name)
     try:
         nvjitlink.add_data(handle, kind, content, len(content), name)
         nvjitlink.complete(handle)
@@ -188,6 +188,21 @@ def _link(content: bytes, kind: Any, options: tuple[str, ...], name: str) -> tup
         raise RuntimeError(f"{name}: nvJitLink failed: {error}\n{text.decode(errors='replace')}") from error
     finally:
         nvjitlink.destroy(handle)
+
+
+def _linker(options: tuple[str, ...], name: str) -> int:
+    try:
+        handle: int = nvjitlink.create(len(options), list(options))
+    except nvjitlink.nvJitLinkError as error:  # of an architecture that it does not know
+        raise RuntimeError(
+            f"{name}: nvJitLink {_linker_version()} takes no {' '.join(options)} ({error}); if the GPU is newer "
+            "than that, pip install --upgrade nvidia-nvjitlink nvidia-nvvm"
+        ) from error
+    return handle
+
+
+def _linker_version() -> str:
+    return ".".join(map(str, nvjitlink.version()))
 
 
 def _size(handle: int, options: tuple[str, ...]) -> int:
