@@ -26,7 +26,7 @@ class Trainer(Limits):
 
     Parameters
     ----------
-    params : dict of str to numpy.ndarray
+    params : dict of str to numpy.ndarray, or to arrays on a GPU
         The weights, changed in place. The position of a name is the index of its tensor.
     optimizer : str or Optimizer
         The name of an optimizer, made here with `hyperparameters`, or one that exists.
@@ -133,7 +133,7 @@ class Trainer(Limits):
 
         Parameters
         ----------
-        grads : dict of str to numpy.ndarray or RowSparse
+        grads : dict of str to numpy.ndarray, array on a GPU, or RowSparse
             A gradient for each name; None counts as missing. Never written.
         batch_size : float > 0
             Divides the gradients: each is multiplied by ``rescale_grad / batch_size``.
