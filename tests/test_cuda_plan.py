@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 from device_training import placed, train_on_device
-from emulated_driver import EmulatedDriver
+from emulated_driver import EmulatedDriver, EmulatedEvent
 from training import Array, assert_same_bits, random_tensors, train
 
 import stepspec
@@ -354,3 +354,104 @@ def test_row_numbers_are_copied_when_they_change(driver: EmulatedDriver) -> None
     # the gradients' addresses are new each time
     assert copied[1] == 8 * 2
     assert copied[2] == copied[1] + 8 * 2
+
+
+@pytest.mark.parametrize("kind", ["rows", "strides"])
+def test_a_failed_allocation_leaves_what_the_next_call_needs(
+    driver: EmulatedDriver, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    run = Run(driver, ((900, 3), (5,), (4, 6), (7, 2)))
+    few, many = (2, 600) if kind == "rows" else (1, 4)
+
+    def gradients(count: int) -> tuple[list[Any], list[Any]]:
+        grads: list[Any] = run.gradients()
+        if kind == "rows":
+            grads[0] = stepspec.RowSparse(grads[0][:count].copy(), range(count), (900, 3))
+            return grads, [*map(run.put, grads)]
+        turned = [np.asfortranarray(grad) if k < count else grad for k, grad in enumerate(grads)]
+        return grads, [*map(run.put, turned)]
+
+    def failing(device: int, size: int) -> Any:
+        raise CudaError("cuMemAlloc failed: CUDA_ERROR_OUT_OF_MEMORY")
+
+    run.step(*gradients(few))
+    for _ in range(2):
+        grads, lying = gradients(many)
+        with monkeypatch.context() as patch:
+            patch.setattr(driver, "allocate", failing)
+            with pytest.raises(CudaError, match="OUT_OF_MEMORY"):
+                run.fused.update(run.indices, run.on_device, lying, run.device_states)
+    assert run.fused.num_update == 1
+    run.step(grads, lying)
+    run.check()
+
+
+def test_numbers_that_ctrl_c_leaves_unsure_are_sent_again(
+    driver: EmulatedDriver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = Run(driver)
+    copy_in = driver.copy_in
+
+    def interrupted(*arguments: Any) -> None:
+        copy_in(*arguments)
+        raise KeyboardInterrupt
+
+    grads = run.gradients()
+    lying = [*map(run.put, grads)]
+    run.step(grads, lying)
+    run.fused.set_learning_rate(0.05)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(driver, "copy_in", interrupted)
+        run.fused.update(run.indices, run.on_device, lying, run.device_states)
+    assert run.fused.num_update == 1
+    run.fused.set_learning_rate(0.1)
+    run.step(grads, lying)
+    run.check()
+
+
+def test_page_locked_memory_is_left_alone_after_ctrl_c(
+    driver: EmulatedDriver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = Run(driver)
+    run.step()
+    for rate in (0.1, 0.05):
+        # no step's end is noted, but its work is queued and counted
+        run.host.set_learning_rate(rate)
+        run.fused.set_learning_rate(rate)
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(EmulatedEvent, "record", _interrupted)
+            run.step()
+    for rate in (0.2, 0.3):
+        run.host.set_learning_rate(rate)
+        run.fused.set_learning_rate(rate)
+        run.step()
+    assert run.fused.num_update == 5
+    run.check()
+
+
+def _interrupted(event: EmulatedEvent, stream: int) -> None:
+    raise KeyboardInterrupt
+
+
+def test_an_array_turned_where_it_lies_needs_another_plan(driver: EmulatedDriver) -> None:
+    run = Run(driver, ((4, 4), (5,)))
+    run.step()
+    driver.finish()
+    run.on_device[0].strides = run.on_device[0].strides[::-1]
+    run.weights[0] = run.weights[0].T
+    run.step()
+    run.check()
+    run.on_device[1].writeable = False
+    with pytest.raises(ValueError, match="the weight of tensor 1 is read-only"):
+        run.step()
+
+
+def test_a_gradient_off_its_alignment_is_refused(driver: EmulatedDriver) -> None:
+    run = Run(driver)
+    run.step()
+    lying = [*map(run.put, run.gradients())]
+    lying[1].address += 2
+    with pytest.raises(TypeError, match="the gradient of tensor 1 has elements at addresses"):
+        run.fused.update(run.indices, run.on_device, lying, run.device_states)
+    run.step()
+    run.check()

@@ -57,6 +57,8 @@ class GradientRows:
         self._dense = [i for i in range(len(entries)) if i not in set(self.sparse)]
         self._places = self._dense if self.sparse else slice(None)
         self._sizes = np.array([entries[i].values.nbytes for i in self._dense], np.int64)
+        # the bits of an address that are 0 if it is aligned
+        self._below = np.array([entries[i].values.itemsize - 1 for i in self._dense], np.int64)
         self._written = Written(Snapshot([array for entry in entries for array in entry.written.values()]))
         self._reader: Quick | None = None
         self.addresses, self.present_rows, self.present = np.zeros((3, len(entries)), np.int64)
@@ -81,7 +83,7 @@ class GradientRows:
             return False
         dense = self._dense_of(grads)
         found = None if self._reader is None else self._reader.addresses(dense)
-        if found is not None and self._written.meets(found, self._sizes):
+        if found is not None and ((found & self._below).any() or self._written.meets(found, self._sizes)):
             return False
         shadows = self._looked_at(grads, range(len(grads)) if found is None else self.sparse)
         if shadows is None:
@@ -165,9 +167,10 @@ class GradientRows:
     def _reserve(self, size: int) -> None:
         """Have memory for the row numbers, with room for more."""
         if self._memory is None or self._room < size:
+            memory = self._driver.allocate(self._device, 2 * size)  # first: there may be none
             self._retired.append(self._memory)
-            self._room, self._sent = 2 * size, None
-            self._memory = self._driver.allocate(self._device, self._room)
+            self._sent = None
+            self._memory, self._room = memory, 2 * size
 
     def _buffer(self, i: int, values: Array) -> Array:
         """Return the shadow of a contiguous buffer for one gradient; later calls use it again."""

@@ -83,7 +83,10 @@ class DevicePlan(Plan[Launches]):
         """Take gradients as they lie, or copied; None if the call needs all checks."""
         if not self.gradients.take(grads):
             return None
-        self._streams = self._named(grads)
+        try:
+            self._streams = self._named(grads)
+        except ValueError:  # the checks say whose stream is wrong
+            return None
         return grads
 
     def take_checked(self, entries: Sequence[Entry], grads: tuple[Any, ...]) -> Sequence[Any]:
@@ -138,8 +141,12 @@ class DevicePlan(Plan[Launches]):
     def _begin(self, stream: int, others: Sequence[int]) -> Shipment:
         """Let the stream wait for what the step depends on."""
         shipment = self._staging.take()
-        if self._last is not None and self._last[0] != stream:
-            self._driver.wait(self.device, stream, self._last[1].event)
+        if self._last is not None and self._last[0] != stream and self._last[1] is not shipment:
+            before, last = self._last
+            if not last.has_ended:
+                last.end(before)
+            self._driver.wait(self.device, stream, last.event)
+        self._last = stream, shipment
         for other in others:
             shipment.event.record(other)
             self._driver.wait(self.device, stream, shipment.event)
@@ -147,8 +154,7 @@ class DevicePlan(Plan[Launches]):
 
     def _end(self, shipment: Shipment, stream: int, others: Sequence[int]) -> None:
         """Let what depends on the step wait for it."""
-        shipment.event.record(stream)
-        self._last = stream, shipment
+        shipment.end(stream)
         for other in others:
             self._driver.wait(self.device, other, shipment.event)
 

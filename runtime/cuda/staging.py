@@ -24,11 +24,19 @@ class Shipment:
         self._pinned: Pinned | None = None
         self._used = 0
         self._kept: list[object] = []
+        # False from Ctrl-C on: nobody knows then when its work is done
+        self.has_ended = False
 
     def reuse(self) -> None:
         """Begin anew: the work of the last call is done."""
+        self.has_ended = False
         self._used = 0
         self._kept.clear()
+
+    def end(self, stream: int) -> None:
+        """Note where the work of the call ends."""
+        self.event.record(stream)
+        self.has_ended = True
 
     def keep(self, *objects: object) -> None:
         """Keep objects until the work is done."""
@@ -63,6 +71,7 @@ class Staging:
 
     def take(self) -> Shipment:
         """Return a shipment that is not under way; it is under way from now on."""
+        self._sent = [shipment for shipment in self._sent if shipment.has_ended]
         if self._sent and self._sent[0].event.done():
             shipment = self._sent.pop(0)
             shipment.reuse()

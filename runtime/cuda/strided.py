@@ -63,10 +63,12 @@ class Copies:
         self._words = np.concatenate([[records.shape[1]], records.ravel(), items])
         self._count = items.size
         self._loaded = self._loaded or loaded(self._driver, self._device, _pass())
-        if self._memory is None or self._room < self._words.nbytes:
+        size = self._words.nbytes
+        if self._memory is None or self._room < size:
+            memory = self._driver.allocate(self._device, 2 * size)  # first: there may be none
             self._retired.append(self._memory)  # an earlier call may still read it
-            self._room, self._sent = 2 * self._words.nbytes, None
-            self._memory = self._driver.allocate(self._device, self._room)
+            self._sent = None
+            self._memory, self._room = memory, 2 * size
 
     def send(self, shipment: Shipment, stream: int) -> None:
         """Copy the table to the device, unless it is there."""

@@ -190,9 +190,10 @@ class Tables:
             if not changed.size:
                 return
             first, end = int(changed[0]), int(changed[-1]) + 1
+            self._is_new = True  # until it is sure: Ctrl-C may come
             copy(base + self._first + WORD * self._count * first, self._numbers[first:end])
-        self._is_new = False
         self._sent[:] = self._numbers
+        self._is_new = False
 
     def result(self, name: str) -> int:
         """Return where the row of a result per tensor begins in the block."""
