@@ -8,38 +8,83 @@ from ptx_machine import Machine, Memory
 
 from stepspec.cuda.items import PART
 from stepspec.cuda.recipes import Pass
+from stepspec.layout import Parameter
+
+Array = np.ndarray[Any, Any]
+Shape = tuple[int, int]
 
 SM_90 = (9, 0)
+
+
+class Launcher:
+    """Runs passes over tensors of `shapes` (rows, columns); keeps the rows of tables in the machine's memory.
+
+    `rows` are by names of slots: addresses, scalars, or counts of each tensor. Those of the shapes are known,
+    results and buffers made; what the passes do not need may be absent.
+    """
+
+    def __init__(self, memory: Memory, shapes: Sequence[Shape], rows: Mapping[str, Any]) -> None:
+        self.memory, self.shapes = memory, shapes
+        self._rows = {name: memory.put(self._row(row)) for name, row in rows.items()}
+        for name, count in (("rows", [r for r, _ in shapes]), ("columns", [c for _, c in shapes])):
+            self._rows[name] = memory.put(np.array(count, np.int64))
+        self._scratch: dict[Parameter, int] = {}
+
+    @staticmethod
+    def _row(row: Any) -> Array:
+        values = np.array(row)
+        return values.astype(np.int64 if values.dtype.kind in "iu" else np.float64)
+
+    def run(self, these: Sequence[Pass], grid: int = 3, first: int = 0) -> None:
+        """Run passes in order; parts before the `first` are left out."""
+        for this in these:
+            table = self.memory.put(np.array([self._address(slot) for slot in this.slots], np.int64))
+            items = [
+                tensor | part << PART
+                for tensor, shape in enumerate(self.shapes)
+                for part in range(first, this.parts(*shape))
+            ]
+            arguments = table, self.memory.put(np.array(items, np.int64)), len(items)
+            Machine(this.code(SM_90).ptx).launch(self.memory, grid, arguments)
+
+    def put_scratch(self, slot: Parameter, arrays: Sequence[Array]) -> None:
+        """Fill the scratch of a buffer."""
+        self._scratch[slot] = self.memory.put(
+            np.array([self.memory.put(array) for array in arrays], np.int64)
+        )
+
+    def result(self, name: str) -> Array:
+        """Return a row of results."""
+        return self.memory.get(self._rows[name], like=np.empty(len(self.shapes)))
+
+    def _address(self, slot: Parameter) -> int:
+        if slot.role == "buffer":
+            if slot not in self._scratch:
+                assert slot.reduction is not None
+                sizes = [slot.reduction.partials(*shape) for shape in self.shapes]
+                places = [self.memory.allocate(8 * size) for size in sizes]
+                self._scratch[slot] = self.memory.put(np.array(places, np.int64))
+            return self._scratch[slot]
+        if slot.name not in self._rows:
+            known = slot.role == "result"
+            empty = np.zeros(len(self.shapes), np.int64)
+            self._rows[slot.name] = self.memory.allocate(empty.nbytes) if known else self.memory.put(empty)
+        return self._rows[slot.name]
 
 
 def launch(
     memory: Memory,
     this: Pass,
-    shapes: Sequence[tuple[int, int]],
-    rows: Mapping[str, Sequence[float]],
+    shapes: Sequence[Shape],
+    rows: Mapping[str, Any],
     grid: int = 3,
     first: int = 0,
 ) -> None:
-    """Run a pass over tensors of `shapes` (rows, columns).
-
-    `rows` holds the rows of its table by the names of the slots: addresses of arrays, scalars, counts. Those
-    of the shapes are known; what the pass does not need may be absent. Parts before the `first` are left out.
-    """
-    known = {"rows": [r for r, _ in shapes], "columns": [c for _, c in shapes], **rows}
-    addresses = []
-    for slot in this.slots:
-        dtype = np.float64 if slot.role in ("scalar", "result") else np.int64
-        addresses.append(memory.put(np.array(known.get(slot.name, [0] * len(shapes)), dtype)))
-    items = [
-        tensor | part << PART
-        for tensor, shape in enumerate(shapes)
-        for part in range(first, this.parts(*shape))
-    ]
-    table, found = memory.put(np.array(addresses, np.int64)), memory.put(np.array(items, np.int64))
-    Machine(this.code(SM_90).ptx).launch(memory, grid, (table, found, len(items)))
+    """Run one pass; see `Launcher`."""
+    Launcher(memory, shapes, rows).run([this], grid, first)
 
 
-def same_bits(got: np.ndarray[Any, Any], want: np.ndarray[Any, Any]) -> bool:
+def same_bits(got: Array, want: Array) -> bool:
     """Tell whether bits are equal; every NaN equals every NaN."""
     whole = np.dtype(f"u{got.itemsize}")
     with np.errstate(all="ignore"):

@@ -3,31 +3,26 @@
 import os
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import ml_dtypes
 import numpy as np
 import pytest
-from cuda_launch import SM_90, same_bits
-from ptx_machine import Machine, Memory
+from cuda_launch import SM_90, Launcher, same_bits
+from ptx_machine import Memory
 
 from stepspec import reference
 from stepspec.arithmetic import maximum
 from stepspec.cuda import Reduction, columns, elements, reductions, rows, scalars
-from stepspec.cuda.items import PART
 from stepspec.cuda.kernels import Kernel
 from stepspec.cuda.passes import layout_of, passes
-from stepspec.cuda.recipes import Pass
 from stepspec.cuda.scalar_entries import gather, scatter
 from stepspec.formats import Formats
-from stepspec.layout import Parameter
 
 pytestmark = pytest.mark.xdist_group("ptx")
 
 Array = np.ndarray[Any, Any]
-Shape = tuple[int, int]
 
 DTYPES = {name: np.dtype(name) for name in ("float16", "float32", "float64")}
 DTYPES["bfloat16"] = np.dtype(ml_dtypes.bfloat16)
@@ -61,60 +56,6 @@ def reduce(weight: Any, grad: Any, scale: Any) -> Any:
 @elements(reads=("weight",), reduces={"m": "mean", "top": "max"})
 def mean_and_largest(weight: Any) -> Any:
     return weight, weight
-
-
-class Launcher:
-    """Runs passes over tensors of `shapes`; keeps the rows that slots stand for in the machine's memory.
-
-    `rows` are by names of slots: addresses, scalars, or counts of each tensor.
-    """
-
-    def __init__(self, memory: Memory, shapes: Sequence[Shape], rows: Mapping[str, Any]) -> None:
-        self.memory, self.shapes = memory, shapes
-        self._rows = {name: memory.put(self._row(row)) for name, row in rows.items()}
-        for name, count in (("rows", [r for r, _ in shapes]), ("columns", [c for _, c in shapes])):
-            self._rows[name] = memory.put(np.array(count, np.int64))
-        self._scratch: dict[Parameter, int] = {}
-
-    @staticmethod
-    def _row(row: Any) -> Array:
-        values = np.array(row)
-        return values.astype(np.int64 if values.dtype.kind in "iu" else np.float64)
-
-    def run(self, these: Sequence[Pass], grid: int = 3) -> None:
-        for this in these:
-            table = self.memory.put(np.array([self._address(slot) for slot in this.slots], np.int64))
-            items = [
-                tensor | part << PART
-                for tensor, shape in enumerate(self.shapes)
-                for part in range(this.parts(*shape))
-            ]
-            arguments = table, self.memory.put(np.array(items, np.int64)), len(items)
-            Machine(this.code(SM_90).ptx).launch(self.memory, grid, arguments)
-
-    def put_scratch(self, slot: Parameter, arrays: Sequence[Array]) -> None:
-        """Fill the scratch of a buffer."""
-        self._scratch[slot] = self.memory.put(
-            np.array([self.memory.put(array) for array in arrays], np.int64)
-        )
-
-    def result(self, name: str) -> Array:
-        """Return a row of results."""
-        return self.memory.get(self._rows[name], like=np.empty(len(self.shapes)))
-
-    def _address(self, slot: Parameter) -> int:
-        if slot.role == "buffer":
-            if slot not in self._scratch:
-                assert slot.reduction is not None
-                sizes = [slot.reduction.partials(*shape) for shape in self.shapes]
-                places = [self.memory.allocate(8 * size) for size in sizes]
-                self._scratch[slot] = self.memory.put(np.array(places, np.int64))
-            return self._scratch[slot]
-        if slot.name not in self._rows:
-            known = slot.role == "result"
-            empty = np.zeros(len(self.shapes), np.int64)
-            self._rows[slot.name] = self.memory.allocate(empty.nbytes) if known else self.memory.put(empty)
-        return self._rows[slot.name]
 
 
 def draw(size: int, dtype: str, seed: int) -> Array:

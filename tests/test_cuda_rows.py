@@ -4,9 +4,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from cuda_launch import launch, same_bits
+from cuda_launch import Launcher, launch, same_bits
 from ptx_machine import Memory
-from test_cuda_reductions import Launcher
 
 from stepspec import reference
 from stepspec.cuda.kernels import Kernel, row_values, rows, terms

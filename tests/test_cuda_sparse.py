@@ -7,9 +7,8 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 import pytest
-from cuda_launch import same_bits
+from cuda_launch import Launcher, same_bits
 from ptx_machine import Memory
-from test_cuda_reductions import Launcher
 
 from stepspec import noise, reference
 from stepspec.cuda import elements, row_entries, rows, scattered, terms
