@@ -31,6 +31,8 @@ class EmulatedDriver(Queues):
         The kernels launched, in the order in which they were queued.
     copied
         How many bytes `copy_in` was asked to copy.
+    captured
+        The streams that are said to be recorded in a graph.
 
     """
 
@@ -38,6 +40,7 @@ class EmulatedDriver(Queues):
         super().__init__([Memory(size) for _ in range(count)])
         self.launches: list[str] = []
         self.copied = 0
+        self.captured: set[int] = set()
         self._loaded: dict[tuple[int, str], Function] = {}
         self._pinned: weakref.WeakSet[EmulatedPinned] = weakref.WeakSet()
 
@@ -123,6 +126,9 @@ class EmulatedDriver(Queues):
         assert isinstance(event, EmulatedEvent)
         after = () if event.recorded is None else (event.recorded,)
         self.put(device, stream, lambda: None, after)
+
+    def capturing(self, device: int, stream: int) -> bool:
+        return stream in self.captured
 
     @contextmanager
     def current(self, device: int) -> Iterator[None]:

@@ -35,6 +35,7 @@ class Api:
     CUpointer_attribute = bindings.CUpointer_attribute
     CUmemorytype = bindings.CUmemorytype
     CUevent_flags = bindings.CUevent_flags
+    CUstreamCaptureStatus = bindings.CUstreamCaptureStatus
     CU_MEMHOSTALLOC_PORTABLE = bindings.CU_MEMHOSTALLOC_PORTABLE
 
     def __init__(self, **results: Any) -> None:
@@ -121,6 +122,14 @@ def test_launches_pass_the_values_behind_their_addresses(cuda: CudaDriver, api: 
     with cuda.current(1):
         cuda.check([ready(), ready()])
     assert api.launched == [launched] * 3
+
+
+def test_captured_streams_are_told(cuda: CudaDriver, api: Api) -> None:
+    states = bindings.CUstreamCaptureStatus
+    for status, told in zip(states, (False, True, True), strict=True):
+        api._results["cuStreamIsCapturing"] = status
+        assert cuda.capturing(1, 7) is told
+    assert api.calls.count(("cuStreamIsCapturing", 7)) == 3
 
 
 def test_contexts_are_left_as_they_were(cuda: CudaDriver, api: Api) -> None:

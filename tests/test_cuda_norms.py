@@ -74,3 +74,13 @@ def test_norms_wait_for_gradients_under_way_on_other_streams(driver: EmulatedDri
         address = late.__cuda_array_interface__["data"][0]
         driver.copy_in(0, address, pinned.address, grad.nbytes, late.__cuda_array_interface__["stream"])
     assert measure(away, True).values.tobytes() == measure(grads, True).values.tobytes()
+
+
+def test_measuring_again_pins_no_more_memory(driver: EmulatedDriver, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Page-locked memory takes long to get, and freeing it waits for the device."""
+    sizes: list[int] = []
+    pin = driver.pin
+    monkeypatch.setattr(driver, "pin", lambda size: (sizes.append(size), pin(size))[1])
+    for grad in [placed(driver, grad, 0) for grad in random_tensors([(300,)] * 4, np.float32, 0)]:
+        measure([grad], True)
+    assert len(sizes) == 1

@@ -114,6 +114,9 @@ class Driver(Protocol):
     def synchronize(self, device: int, stream: int) -> None:
         """Wait until a stream's work is done."""
 
+    def capturing(self, device: int, stream: int) -> bool:
+        """Tell whether what a stream gets is not done, but recorded in a graph."""
+
     def current(self, device: int) -> AbstractContextManager[None]:
         """Make a device's context the thread's current one for a while, so that calls need not."""
 

@@ -130,6 +130,11 @@ class CudaDriver(Calls):
         with self.current(device):
             self.call("cuStreamSynchronize", stream)
 
+    def capturing(self, device: int, stream: int) -> bool:
+        with self.current(device):
+            status = self.call("cuStreamIsCapturing", stream)
+        return bool(status != self.api.CUstreamCaptureStatus.CU_STREAM_CAPTURE_STATUS_NONE)
+
     def query(self, device: int, event: Any) -> bool:
         """Whether an event has happened."""
         with self.current(device):

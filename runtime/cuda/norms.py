@@ -116,10 +116,12 @@ class _Measurement:
         rows = Rows(shapes, fixed, {"grad": self._addresses}, slots)
         self._tables = Tables(rows, len(kinds), uses)
         self._memory = driver.allocate(device, self._tables.size)
+        self._shipment = Shipment(driver, device)
 
     def norms(self, seen: Sequence[Array], scale: float, stream: int) -> Floats:
         """Return the norms of what shadows stand for, times `scale`; wait for them."""
-        base, shipment = self._memory.address, Shipment(self.driver, self._device)
+        base, shipment = self._memory.address, self._shipment
+        shipment.reuse()  # the last measurement was waited for
         walked = [self._walked(array) for array in seen]
         pairs = [(one, other) for one, other in zip(seen, walked, strict=True) if one is not other]
         copies = Copies(self.driver, self._device, pairs) if pairs else None
