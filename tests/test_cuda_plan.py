@@ -114,6 +114,19 @@ def test_a_step_waits_for_nothing(driver: EmulatedDriver) -> None:
     assert len(driver.launches) == 6
 
 
+def test_a_step_in_a_captured_stream_is_refused(driver: EmulatedDriver) -> None:
+    """It would be replayed with the rates, and the addresses of gradients, of the captured call."""
+    run = Run(driver)
+    grads = [run.put(grad, stream=7) for grad in run.gradients()]
+    driver.captured = {7}
+    with pytest.raises(RuntimeError, match="SGD: a step cannot be captured in a CUDA graph"):
+        run.fused.fused_step(run.indices, run.on_device, grads, run.device_states)
+    assert (driver.launches, run.fused.num_update) == ([], 0)
+    driver.captured = set()
+    run.step()
+    run.check()
+
+
 def test_tensors_of_all_formats_share_a_launch_only_with_their_like(driver: EmulatedDriver) -> None:
     weights = [*random_tensors(SHAPES[:2], np.float32), *random_tensors(SHAPES[:2], np.float64)]
     grads = [[weight.copy() for weight in weights]]

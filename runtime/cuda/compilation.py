@@ -195,8 +195,8 @@ def _linker(options: tuple[str, ...], name: str) -> int:
         handle: int = nvjitlink.create(len(options), list(options))
     except nvjitlink.nvJitLinkError as error:  # of an architecture that it does not know
         raise RuntimeError(
-            f"{name}: nvJitLink {_linker_version()} takes no {' '.join(options)} ({error}); if the GPU is newer "
-            "than that, pip install --upgrade nvidia-nvjitlink nvidia-nvvm"
+            f"{name}: nvJitLink {_linker_version()} takes no {' '.join(options)} ({error}); if the GPU is "
+            "newer, pip install --upgrade nvidia-nvjitlink nvidia-nvvm"
         ) from error
     return handle
 

@@ -99,6 +99,11 @@ class DevicePlan(Plan[Launches]):
 
     def run(self, optimizer: Steps, rates: Rates, order: Order) -> None:
         """Queue what a call asks for, and count; see Note [Steps on a device]."""
+        if any(self._driver.capturing(self.device, stream) for stream in self._streams):
+            raise RuntimeError(
+                f"{type(optimizer).__name__}: a step cannot be captured in a CUDA graph, as its rates and "
+                "counts are the host's: capture what comes before it, and step after the graph was replayed"
+            )
         launches = self.launches(order)
         launches.inputs.fill(launches.inputs.compute(optimizer, rates), optimizer, rates)
         for i in self._noisy:
