@@ -113,5 +113,11 @@ os.wait()
 
 
 def test_an_old_driver_is_named(library: Path) -> None:
-    script = "from stepspec.cuda.driver import driver, MissingCuda\ntry: driver()\nexcept MissingCuda as e: print(e)"
+    script = """
+from stepspec.cuda.driver import MissingCuda, driver
+try:
+    driver()
+except MissingCuda as error:
+    print(error)
+"""
     assert "the NVIDIA driver supports CUDA 11.0" in run(library, script, 11)

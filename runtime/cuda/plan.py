@@ -99,19 +99,15 @@ class DevicePlan(Plan[Launches]):
 
     def run(self, optimizer: Steps, rates: Rates, order: Order) -> None:
         """Queue what a call asks for, and count; see Note [Steps on a device]."""
-        if any(self._driver.capturing(self.device, stream) for stream in self._streams):
-            raise RuntimeError(
-                f"{type(optimizer).__name__}: a step cannot be captured in a CUDA graph, as its rates and "
-                "counts are the host's: capture what comes before it, and step after the graph was replayed"
-            )
-        launches = self.launches(order)
-        launches.inputs.fill(launches.inputs.compute(optimizer, rates), optimizer, rates)
-        for i in self._noisy:
-            self._noise_count[i] = rates.distinct[rates.of[i]].t & noise.WORD_MASK
-        self.note_layouts(optimizer)
-        self._moving.take(self.gradients.moved)
-        stream, *others = self._streams
         with self._driver.current(self.device):
+            self._refuse_capture(type(optimizer).__name__)
+            launches = self.launches(order)
+            launches.inputs.fill(launches.inputs.compute(optimizer, rates), optimizer, rates)
+            for i in self._noisy:
+                self._noise_count[i] = rates.distinct[rates.of[i]].t & noise.WORD_MASK
+            self.note_layouts(optimizer)
+            self._moving.take(self.gradients.moved)
+            stream, *others = self._streams
             ready, moving = launches.ready(stream), self._moving.launch(stream)
             try:
                 shipment = self._begin(stream, others)
@@ -126,6 +122,13 @@ class DevicePlan(Plan[Launches]):
                     f"{type(optimizer).__name__}: a step failed on GPU {self.device}, and its weights and "
                     f"states may be lost: start a new process, from a checkpoint ({error})"
                 ) from error
+
+    def _refuse_capture(self, name: str) -> None:
+        if any(self._driver.capturing(self.device, stream) for stream in self._streams):
+            raise RuntimeError(
+                f"{name}: a step cannot be captured in a CUDA graph, as its rates and counts are the host's: "
+                "capture what comes before it, and step after the graph was replayed"
+            )
 
     def _queue(
         self, groups: Sequence[Group], ready: Sequence[Sequence[Action]], moving: Sequence[Action]
