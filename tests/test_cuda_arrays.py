@@ -1,5 +1,8 @@
 """Arrays on a GPU, of any library: their shadows, where a call's arrays lie, and what is kept there."""
 
+import copy
+import gc
+import pickle
 import re
 from collections.abc import Iterator
 from types import SimpleNamespace
@@ -99,6 +102,25 @@ def test_new_arrays_of_an_unknown_library_are_ours(driver: EmulatedDriver, dtype
     assert device_number(made) in (1, None)
     assert made.__cuda_array_interface__["stream"] == 7
     assert_same(to_host(made), np.full(shape, 0.5, dtype))
+
+
+@pytest.mark.parametrize(
+    "copying", [copy.deepcopy, copy.copy, lambda array: pickle.loads(pickle.dumps(array))]
+)
+@pytest.mark.parametrize("dtype", [np.float32, BFLOAT16])
+def test_copies_of_our_arrays_have_memory_of_their_own(
+    driver: EmulatedDriver, copying: Any, dtype: Any
+) -> None:
+    original = copied(placed(driver, MATRIX), np.dtype(dtype))
+    other = copying(original)
+    address = shadow(original).ctypes.data
+    assert shadow(other).ctypes.data != address
+    del original
+    gc.collect()
+    assert to_host(other).dtype == dtype
+    assert to_host(other).tolist() == MATRIX.tolist()
+    writing(other, to_host(other) * 2)()
+    assert to_host(other).tolist() == (2 * MATRIX).tolist()
 
 
 def test_a_large_array_is_filled_piece_by_piece(driver: EmulatedDriver) -> None:

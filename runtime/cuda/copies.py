@@ -83,7 +83,7 @@ class Owned:
     def __init__(self, device: int, shape: tuple[int, ...], dtype: np.dtype[Any], stream: int | None) -> None:
         size = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
         self._memory = driver().allocate(device, size) if size else None
-        self.shape, self.dtype = shape, dtype
+        self.device, self.shape, self.dtype = device, shape, dtype
         self.__cuda_array_interface__ = {
             "shape": shape,
             "typestr": dtype.str,
@@ -92,6 +92,16 @@ class Owned:
             "stream": stream,
             "version": 3,
         }
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Copy the numbers to memory of their own: that of the original lives as long as the original."""
+        return _owned, (self.device, to_host(self))
+
+
+def _owned(device: int, numbers: Array) -> Owned:
+    made = Owned(device, numbers.shape, numbers.dtype, None)
+    writing(made, numbers)()
+    return made
 
 
 def _empty(like: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Any:
