@@ -39,6 +39,7 @@ class Members:
     ) -> None:
         self.indices = tuple(indices)
         self._dicts, self._names = tuple(states), names
+        self._lengths = [*map(len, names)]
 
     def _same_indices(self, indices: tuple[Any, ...]) -> bool:
         return indices == self.indices and _INDEX_TYPES.issuperset(map(type, indices))
@@ -46,7 +47,7 @@ class Members:
     def _state_arrays(self, states: Sequence[Any]) -> list[Any] | None:
         """Return all state arrays of a call in order; None if the dicts hold others than they held."""
         known = all(map(operator.is_, states, self._dicts)) or {dict}.issuperset(map(type, states))
-        if not known or any(len(s) != len(own) for s, own in zip(states, self._names, strict=True)):
+        if not known or [*map(len, states)] != self._lengths:
             return None
         try:
             return [s[name] for s, own in zip(states, self._names, strict=True) for name in own]
