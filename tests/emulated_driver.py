@@ -44,9 +44,6 @@ class EmulatedDriver(Queues):
         self._loaded: dict[tuple[int, str], Function] = {}
         self._pinned: weakref.WeakSet[EmulatedPinned] = weakref.WeakSet()
 
-    def devices(self) -> int:
-        return len(self.memories)
-
     def capability(self, device: int) -> tuple[int, int]:
         return (9, 0)
 
@@ -89,6 +86,7 @@ class EmulatedDriver(Queues):
         target[...] = self.memories[device].get(source, like=target)
 
     def copy(self, device: int, target: int, source: int, size: int, stream: int) -> None:
+        """Copy within a device, as other libraries do."""
         self.put(device, stream, lambda: self.memories[device].copy(target, source, size))
 
     def load(self, device: int, code: Compiled) -> Function:
@@ -99,6 +97,7 @@ class EmulatedDriver(Queues):
     def launch(
         self, function: Function, grid: int, threads: int, arguments: tuple[int, ...], stream: int
     ) -> None:
+        """Launch a kernel once, as other libraries do."""
         self.prepare(function, grid, threads, arguments, stream)()
 
     def prepare(

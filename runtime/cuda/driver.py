@@ -70,9 +70,6 @@ class Event(Protocol):
 class Driver(Protocol):
     """The driver of all devices. A stream is a handle; 0 and 1 are the legacy one, 2 the thread's own."""
 
-    def devices(self) -> int:
-        """Return how many there are."""
-
     def capability(self, device: int) -> tuple[int, int]:
         """Return the compute capability, such as (9, 0)."""
 
@@ -94,16 +91,8 @@ class Driver(Protocol):
     def copy_out(self, device: int, target: npt.NDArray[Any], source: int, stream: int) -> None:
         """Copy to an array of the host, C-contiguous, and wait for it."""
 
-    def copy(self, device: int, target: int, source: int, size: int, stream: int) -> None:
-        """Copy within a device, asynchronously."""
-
     def load(self, device: int, code: Compiled) -> Function:
         """Return a kernel to be launched on a device."""
-
-    def launch(
-        self, function: Function, grid: int, threads: int, arguments: tuple[int, ...], stream: int
-    ) -> None:
-        """Put a launch of `grid` blocks on a stream; all parameters are int64."""
 
     def event(self, device: int) -> Event:
         """Return an event for streams of a device."""
@@ -123,7 +112,10 @@ class Driver(Protocol):
     def prepare(
         self, function: Function, grid: int, threads: int, arguments: tuple[int, ...], stream: int
     ) -> Callable[[], object]:
-        """Return a launch to be called again and again, within `current`: its results go to `check`."""
+        """Return a launch to be called again and again, within `current`: its results go to `check`.
+
+        It puts `grid` blocks on a stream; all parameters are int64.
+        """
 
     def check(self, results: Iterable[object]) -> None:
         """Raise the error of the first prepared launch that failed."""

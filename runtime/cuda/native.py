@@ -32,10 +32,6 @@ class CudaDriver(Calls):
 
     """
 
-    def devices(self) -> int:
-        count: int = self.call("cuDeviceGetCount")
-        return count
-
     @functools.cache  # noqa: B019 - one driver lives as long as the process
     def capability(self, device: int) -> tuple[int, int]:
         names = self.api.CUdevice_attribute
@@ -83,20 +79,10 @@ class CudaDriver(Calls):
             self.call("cuMemcpyDtoHAsync", target.ctypes.data, source, target.nbytes, stream)
             self.call("cuStreamSynchronize", stream)
 
-    def copy(self, device: int, target: int, source: int, size: int, stream: int) -> None:
-        with self.current(device):
-            self.call("cuMemcpyDtoDAsync", target, source, size, stream)
-
     def load(self, device: int, code: Compiled) -> tuple[int, Any]:
         with self.current(device):
             module = self.call("cuModuleLoadData", code.cubin)
             return device, self.call("cuModuleGetFunction", module, code.symbol.encode())
-
-    def launch(
-        self, function: Function, grid: int, threads: int, arguments: tuple[int, ...], stream: int
-    ) -> None:
-        with self.current(function[0]):
-            self.check([self.prepare(function, grid, threads, arguments, stream)()])
 
     def prepare(
         self, function: Function, grid: int, threads: int, arguments: tuple[int, ...], stream: int
