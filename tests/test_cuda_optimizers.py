@@ -33,11 +33,9 @@ NAMES = dict(enumerate(["a_weight", "a_bias", "gamma", "b_weight", "c_weight", "
 
 @pytest.fixture
 def driver() -> Iterator[EmulatedDriver]:
-    with use(EmulatedDriver()) as _:
-        from stepspec.cuda.driver import driver
-
-        used: Any = driver()
-        yield used
+    emulated = EmulatedDriver()
+    with use(emulated):
+        yield emulated
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])

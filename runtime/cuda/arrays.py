@@ -33,7 +33,7 @@ class _Window:
 
 @dataclass(frozen=True, slots=True)
 class Shadowed:
-    """The arrays of a call as their shadows, and the number of the device where they are.
+    """The arrays of a call as their shadows.
 
     What is no dict or no array is as it was given: the checks of the call refuse it.
     """
@@ -41,7 +41,6 @@ class Shadowed:
     weights: tuple[Any, ...]
     grads: tuple[Any, ...]
     states: tuple[Any, ...]
-    device: int
 
 
 def shadow(array: Any, what: str = "the array") -> Array:
@@ -132,7 +131,6 @@ def shadows(
             ]
         ),
         tuple([_shadows_of(state, name) for name, state in zip(names, states, strict=True)]),
-        device or 0,
     )
 
 

@@ -42,7 +42,8 @@ class GradientRows:
     Attributes
     ----------
     addresses, present_rows, present, sparse, copied
-        As of `stepspec.gradients.GradientRows`; row numbers lie on the device.
+        As of `stepspec.gradients.GradientRows`; row numbers lie on the device, see
+        Note [Scattered gradients].
     moved
         Shadows of gradients that are not contiguous, and of the buffers that they must be copied to.
 

@@ -1,4 +1,7 @@
-"""What goes from the host to a device: through page-locked memory that is not written before it was read."""
+"""What goes from the host to a device: through page-locked memory that is not written before it was read.
+
+See Note [Devices' order].
+"""
 
 from __future__ import annotations
 
