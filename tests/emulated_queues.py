@@ -4,15 +4,19 @@ Note [Queues]
 What is put on a stream is only queued, and done when something waits for it: `copy_out`, `synchronize`, the
 freeing of memory, an event that was asked before. So page-locked memory that is reused too early, or a
 forgotten event, gives wrong results here. A stream's work is done in order; streams wait for each other by
-events only (0 and 1 are one stream): nothing is ordered that CUDA does not order for non-blocking streams.
+events only (0 and 1 are one stream, 2 is one for each thread): nothing is ordered that CUDA does not order
+for non-blocking streams.
 """
 
+import threading
 from collections import defaultdict, deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
 from ptx_machine import MachineError, Memory
+
+PER_THREAD = 2
 
 
 @dataclass(eq=False)
@@ -47,7 +51,7 @@ class Queues:
 
     def synchronize(self, device: int, stream: int) -> None:
         """Do all that a stream has to do."""
-        queue = self._queues[device, stream or 1]
+        queue = self._queues[device, _own(stream)]
         if queue:
             self.waits += 1
             self.do(queue[-1])
@@ -73,7 +77,7 @@ class Queues:
         """Put some work on a stream."""
         if not 0 <= device < len(self.memories):
             raise MachineError(f"there is no device {device}")
-        work = Work((device, stream or 1), act, after)
+        work = Work((device, _own(stream)), act, after)
         self._queues[work.key].append(work)
         return work
 
@@ -129,3 +133,8 @@ class Queues:
             with suppress(MachineError):
                 self.finish(device)
         self.memories[device].free(address)
+
+
+def _own(stream: int) -> int:
+    """Return one number for each stream: 0 and 1 are the same one, and by 2 each thread names its own."""
+    return -threading.get_ident() if stream == PER_THREAD else stream or 1

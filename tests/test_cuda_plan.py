@@ -1,5 +1,6 @@
 """Plans of arrays on a GPU: what they copy and launch, in which order, and what they recognise."""
 
+import threading
 import weakref
 from collections.abc import Iterator
 from typing import Any
@@ -125,6 +126,25 @@ def test_a_step_in_a_captured_stream_is_refused(driver: EmulatedDriver) -> None:
     driver.captured = set()
     run.step()
     run.check()
+
+
+def test_streams_of_threads_wait_for_each_other(
+    driver: EmulatedDriver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One handle is another stream in each thread, and the tables of a plan are one."""
+    monkeypatch.setattr(EmulatedEvent, "done", lambda event: False)
+    run = Run(driver)
+    grads = run.gradients()
+    lying = [run.put(grad, stream=2) for grad in grads]
+    run.step(grads, lying)
+    run.host.set_learning_rate(0.01)
+    run.fused.set_learning_rate(0.01)
+    thread = threading.Thread(target=lambda: (run.step(grads, lying), driver.synchronize(0, 2)))
+    thread.start()
+    thread.join()
+    driver.finish()
+    run.check()
+    assert len(driver.launches) == 2
 
 
 def test_tensors_of_all_formats_share_a_launch_only_with_their_like(driver: EmulatedDriver) -> None:

@@ -18,7 +18,7 @@ from stepspec.cuda.driver import driver
 
 # a handle of CUDA's: what names no stream is used in the order of the default one
 DEFAULT_STREAM = 0
-_LEGACY_STREAM = 1
+_LEGACY_STREAM, THREADS_STREAM = 1, 2  # the latter is another one in each thread
 
 
 class Facts(NamedTuple):

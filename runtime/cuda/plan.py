@@ -18,7 +18,7 @@ from stepspec.cuda.copies import Owned
 from stepspec.cuda.driver import driver
 from stepspec.cuda.gradients import GradientRows
 from stepspec.cuda.launches import Action, Group, Program
-from stepspec.cuda.libraries import DEFAULT_STREAM
+from stepspec.cuda.libraries import DEFAULT_STREAM, THREADS_STREAM
 from stepspec.cuda.orders import Launches
 from stepspec.cuda.recognition import Known
 from stepspec.cuda.staging import Shipment, Staging
@@ -149,8 +149,8 @@ class DevicePlan(Plan[Launches]):
     def _begin(self, stream: int, others: Sequence[int]) -> Shipment:
         """Let the stream wait for what the step depends on."""
         shipment = self._staging.take()
-        if self._last is not None and self._last[0] != stream and self._last[1] is not shipment:
-            before, last = self._last
+        before, last = self._last or (stream, shipment)
+        if (before != stream or stream == THREADS_STREAM) and last is not shipment:
             if not last.has_ended:
                 last.end(before)
             self._driver.wait(self.device, stream, last.event)
