@@ -286,7 +286,8 @@ def test_what_is_wrong_with_an_interface_is_said_of_the_tensor(
     driver: EmulatedDriver, changed: dict[str, Any], message: str
 ) -> None:
     opt, array = stepspec.SGD(), placed(driver, MATRIX)
-    for liar in (Liar(array, changed), Liar(placed(driver, MATRIX), changed)):
+    liars: list[Any] = [Liar(array, changed), Liar(placed(driver, MATRIX), changed)]
+    for liar in liars:
         with pytest.raises(TypeError, match=re.escape(message)) as error:
             opt.update([0], [array], [liar], [{}])
         assert str(error.value).startswith("the gradient of tensor 0 ")
@@ -295,7 +296,8 @@ def test_what_is_wrong_with_an_interface_is_said_of_the_tensor(
 
 
 def test_what_is_no_array_is_no_matter_of_places(driver: EmulatedDriver) -> None:
-    for weight in (None, [1.0], np.float32(1)):
+    weights: list[Any] = [None, [1.0], np.float32(1)]
+    for weight in weights:
         with pytest.raises(TypeError, match="the weight of tensor 0"):
             stepspec.SGD().update([0], [weight], [placed(driver, MATRIX)], [{}])
 
