@@ -11,15 +11,16 @@ from typing import Any
 
 from cases import OPTIMIZERS, Case, Model
 from gpu_places import Device
-from gpu_trials import FORMS, SHAPES, STORAGES, Trial, difference, ended, formed, optimizers, trials
+from gpu_trials import FORMS, SHAPES, STORAGES, Trial, difference, ended, formed, trials
 from ours import Stepspec
 from places import HOST
 from sections import Options, Part, Table, Target
 from shapes import SETS, Shapes
 
 STEPS = 3
-# of many differences, how many lines the report has
+# of many differences, how many lines the report has, and of errors how many are printed with their frames
 MOST_FAILURES = 40
+MOST_FRAMES = 3
 
 
 @dataclass
@@ -53,15 +54,14 @@ class Check:
     failures: list[str] = field(default_factory=list)
 
     def parts(self, options: Options) -> Iterator[Part]:
-        left_out = OPTIMIZERS.keys() - options.optimizers
         for number, device in enumerate(self.devices):
-            for optimizer in (name for name in optimizers() if name not in left_out):
+            for optimizer in options.optimizers:
                 for dtype, storage in STORAGES:
                     if dtype in device.dtypes and (not number or not storage):
                         action = partial(self._trials, device, optimizer, dtype, storage, not number)
                         yield Part(f"{optimizer}, {label(dtype, storage)}, {device.name}", action)
         for name in options.sets:
-            for optimizer in options.optimizers:
+            for optimizer in (one for one in options.optimizers if one in OPTIMIZERS):
                 yield Part(f"{optimizer}, {name}", partial(self._model, name, optimizer))
 
     def _trials(
@@ -79,7 +79,7 @@ class Check:
         try:
             there = ended(trial, self.shapes, device)
         except Exception as error:  # noqa: BLE001 - a trial that fails must not hide what the others find
-            traceback.print_exc()
+            traceback.print_exc(limit=None if len(self.failures) < MOST_FRAMES else 0)
             self._fail(f"{trial}, {device.name}: {type(error).__name__}: {error}")
             return
         apart = {name: difference(array, there[name]) for name, array in here.items()}
@@ -121,10 +121,12 @@ class Check:
             yield Table("Bits", header, rows, "\n".join(lines))
 
     def targets(self) -> Iterator[Target]:
-        trials = sum(count.trials for count in self.counts.values())
-        if trials:
-            same = sum(count.same for count in self.counts.values())
-            yield Target("share of trials with the CPU's bits", 1.0, same / trials, note=f"{trials} trials")
+        for name in dict.fromkeys(optimizer for optimizer, _, _ in self.counts):
+            counts = [count for (optimizer, _, _), count in self.counts.items() if optimizer == name]
+            trials, same = (sum(getattr(c, what) for c in counts) for what in ("trials", "same"))
+            yield Target(
+                f"{name}: share of trials with the CPU's bits", 1.0, same / trials, note=f"{trials} trials"
+            )
 
     def data(self) -> object:
         counts = [[*key, count.trials, count.same] for key, count in self.counts.items()]

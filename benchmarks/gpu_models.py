@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -11,7 +11,7 @@ from typing import Any
 import torch_peer
 import torch_rules
 from agreement import STEPS, take_steps
-from cases import Case, Reason, model_of, settings_of
+from cases import Array, Case, Reason, model_of, settings_of
 from contest import Outcome, agreeing
 from figures import cell, footnotes
 from gpu_clock import EventClock
@@ -21,6 +21,8 @@ from sections import Options, Part, Table, Target
 from timing import Contender, Timing, interleave
 
 FUSED, FOREACH = "torch fused", "torch foreach"
+# the model whose peers' kernels are counted
+COUNTED = "1000 small"
 
 
 @dataclass(frozen=True)
@@ -47,19 +49,18 @@ class Models:
                 for optimizer in options.optimizers:
                     title = f"{optimizer} {dtype}, {name}"
                     yield Part(title, partial(self._hold, options, dtype, name, optimizer))
+        # last: what a profiler leaves behind would slow the launches down
+        for result in self.results:
+            if result.outcome.set == COUNTED:
+                title = f"kernels of {result.outcome.optimizer} {result.outcome.dtype}, {COUNTED}"
+                yield Part(title, partial(self._count, result))
 
     def _hold(self, options: Options, dtype: str, name: str, optimizer: str) -> None:
-        case = Case(
-            optimizer, settings_of(optimizer, dtype), model_of(name, dtype), options.environment.threads
-        )
-        peers = {
-            FUSED: partial(torch_peer.contender, way="fused", device="cuda"),
-            FOREACH: partial(foreach, device="cuda"),
-        }
+        case = case_of(optimizer, dtype, name, options.environment.threads)
         with ExitStack() as stack:
             ours = stack.enter_context(closing(Stepspec(case, "fused_step", place=self.device)))
             take_steps(ours, STEPS)
-            rivals, missing = agreeing(case, ours.weights(), peers, STEPS, stack)
+            rivals, missing = able(case, ours.weights(), stack)
             self.clock.host.clear()
             contenders = [ours, *rivals]
             times = interleave(contenders, options.rounds, clock=self.clock)
@@ -71,9 +72,18 @@ class Models:
                         optimizer, dtype, case.has_masters, name, tensors, size, plan.bytes, times, missing
                     ),
                     {label: self.clock.of_host(label) for label in times},
-                    {c.label: count for c in contenders if (count := launches(c)) is not None},
+                    {ours.label: sum(group.regions for group in plan.groups)},
                 )
             )
+
+    def _count(self, result: Result) -> None:
+        outcome = result.outcome
+        case = case_of(outcome.optimizer, outcome.dtype, outcome.set, 1)
+        for label in (label for label in PEERS if label in outcome.times):
+            rival = PEERS[label](case)
+            if not isinstance(rival, Reason):
+                take_steps(rival, STEPS)
+                result.launches[label] = launches(rival)
 
     def tables(self) -> Iterator[Table]:
         for dtype in dict.fromkeys(result.outcome.dtype for result in self.results):
@@ -129,10 +139,36 @@ def foreach(case: Case, device: str) -> Contender | Reason:
     return torch_peer.contender(case, "foreach", device)
 
 
-def launches(contender: Contender) -> int | None:
-    """Return how many kernels one step launches, None if there is nothing that could count them."""
-    if not torch_peer.HAS_TORCH:
-        return None
+PEERS: dict[str, Callable[[Case], Contender | Reason]] = {
+    FUSED: partial(torch_peer.contender, way="fused", device="cuda"),
+    FOREACH: partial(foreach, device="cuda"),
+}
+
+
+def case_of(optimizer: str, dtype: str, name: str, threads: int) -> Case:
+    return Case(optimizer, settings_of(optimizer, dtype), model_of(name, dtype), threads)
+
+
+def able(case: Case, reached: list[Array], stack: ExitStack) -> tuple[list[Contender], dict[str, str]]:
+    """Return the peers that end where stepspec did, and why the others do not: one may fail in any way."""
+    rivals: list[Contender] = []
+    missing: dict[str, str] = {}
+    for label, make in PEERS.items():
+        try:
+            found, why = agreeing(case, reached, {label: make}, STEPS, stack)
+        except Exception as error:  # noqa: BLE001 - stepspec is timed all the same
+            found, why = [], {label: f"{type(error).__name__}: {first_line(error)}"}
+        rivals += found
+        missing |= why
+    return rivals, missing
+
+
+def first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0]
+
+
+def launches(contender: Contender) -> int:
+    """Return how many kernels one step of a peer launches."""
     import torch
 
     contender.prepare()
@@ -142,4 +178,5 @@ def launches(contender: Contender) -> int | None:
         contender.step()
         torch.cuda.synchronize()
     found = [event for event in profiler.events() if event.device_type.name == "CUDA"]
-    return sum(not event.name.startswith(("Memcpy", "Memset")) for event in found)
+    kernels = [event for event in found if not getattr(event, "is_user_annotation", False)]
+    return sum(not event.name.startswith(("Memcpy", "Memset", "Optimizer.")) for event in kernels)

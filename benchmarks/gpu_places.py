@@ -160,6 +160,10 @@ class Numba(Library):
     def own(self, values: Array) -> Any:
         return self.cuda.to_device(np.array(values, order="C"))
 
+    def strided(self, values: Array) -> Any:
+        # its transposed arrays are C-contiguous copies, and have two axes
+        return self.cuda.to_device(np.array(values, order="F"))
+
     def view(self, array: Any) -> Any:
         return array.view(array.dtype)
 
@@ -191,6 +195,6 @@ def installed() -> tuple[list[Device], dict[str, str]]:
     for name, make in LIBRARIES.items():
         try:
             found.append(make())
-        except ImportError as error:
-            missing[name] = str(error)
+        except Exception as error:  # noqa: BLE001 - an import may fail in any way: others may do
+            missing[name] = f"{type(error).__name__}: {error}"
     return found, missing

@@ -170,13 +170,13 @@ class Slow:
 @pytest.mark.parametrize(("minutes", "done"), [(1.0, ["second"]), (0.0, [])])
 def test_errors_are_reported_and_time_is_kept(tmp_path: Path, minutes: float, done: list[str]) -> None:
     ran, section = gpu.Run(), Slow()
-    gpu.run(options(tmp_path), [section], minutes, ran)
+    states: list[list[str]] = []
+    gpu.run(options(tmp_path), section, minutes, ran, lambda: states.append([*section.done]), lambda: True)
     assert section.done == done
+    assert states == ([[], ["second"], ["second"]] if done else [[]])
     skipped = [] if done else ["check: first", "check: second"]
     assert ran.skipped == skipped
     assert ran.errors == (["check: first: ValueError: no such kernel"] if done else [])
-    written = json.loads((tmp_path / "gpu.json").read_text())["sections"]
-    assert written == {"run": ran.data(), "check": done}
 
 
 def test_a_share_is_of_the_copy_in_the_same_turns() -> None:
@@ -212,7 +212,9 @@ def test_without_a_gpu_it_says_so(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(gpu, "installed", lambda: ([], {"torch": "torch finds no GPU"}))
-    assert gpu.main(["--output", str(tmp_path)]) == 2
+    monkeypatch.setenv("CUDA_HOME", "")  # so that none is looked for
+    child = ["--only", "check", "--child", str(tmp_path / "found")]
+    assert gpu.main(["--output", str(tmp_path), *child]) == 2
     assert "torch finds no GPU" in capsys.readouterr().err
 
 
@@ -220,6 +222,7 @@ def test_the_emulated_device_has_the_bits(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(gpu, "TINY", ONE)
+    monkeypatch.setenv("CUDA_HOME", "")  # so that none is looked for
     monkeypatch.setattr("gpu_check.STORAGES", STORAGES[:1])
     chosen = ["--emulate", "--optimizers", "NAG", "--output", str(tmp_path)]
     assert gpu.main(chosen) == 0, capsys.readouterr()
@@ -228,4 +231,4 @@ def test_the_emulated_device_has_the_bits(
     ]["counts"]
     assert (optimizer, library, same) == ("NAG", "emulated", count)
     assert count > len(FORMS)
-    assert "| share of trials with the CPU's bits | at least 1 | 1 | yes |" in capsys.readouterr().out
+    assert "| NAG: share of trials with the CPU's bits | at least 1 | 1 | yes |" in capsys.readouterr().out
