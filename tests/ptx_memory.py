@@ -91,7 +91,7 @@ class Space:
     def _remember_many(self, units: Offsets, stamps: Offsets, apart: Offsets) -> None:
         other_block = _near(apart) & (apart >= 1 << BLOCK)
         other_warp = (apart < 1 << EPOCH) & (apart >= 1 << WARP)
-        other_lane = (apart < 1 << WARP) & (apart >= 1 << LANE)
+        other_lane = (apart < 1 << WARP) & (apart >= 1 << LANE) & (apart & (1 << LANE) - 1 == 0)
         for name, where, shift in (
             ("many_in_launch", other_block, LAUNCH),
             ("many_in_block", other_warp, EPOCH),

@@ -73,14 +73,17 @@ def _run(kernel: Kernel, shape: tuple[int, int], dtype: str, grad: Any, grid: in
         assert same_bits(memory.get(int(table[name][0]), want), want), (name, shape)
 
 
-# one row, one team too few, narrow and wide, several blocks; whole, broken and more than 8 of them
+# one row, one team too few, teams of 8, of a warp and of a block, packets and none, several rounds of loads;
+# several blocks: whole, broken and more than 8 of them
 SHAPES = (
     (1, 1),
     (33, 7),
     (70, 3),
     (9, 255),
     (3, 256),
-    (2, 1000),
+    (10, 1000),
+    (2, 2047),
+    (2, 2048),
     (2, 4096),
     (2, 4097),
     (1, 8192),

@@ -106,6 +106,22 @@ def opener(slots: Sequence[Parameter], number: Any) -> Any:
     return opened
 
 
+def alignment(slots: Sequence[int]) -> Any:
+    """Return `aligned(opened)`: whether packets of the arrays in these slots can go in one access."""
+
+    @intrinsic
+    def aligned(typing: Any, opened: Any) -> Any:
+        def generate(context: Any, builder: Any, signature: Any, given: Any) -> Any:
+            bits = INT(0)
+            for slot in slots:
+                bits = builder.or_(bits, builder.extract_value(given[0], slot))
+            return builder.icmp_signed("==", builder.and_(bits, INT(_WIDEST - 1)), INT(0))
+
+        return types.boolean(opened), generate
+
+    return aligned
+
+
 @functools.cache
 def reader(storage: str, dtype: str) -> Any:
     """Return `read(address, index)`: an element of an array, in the compute dtype."""

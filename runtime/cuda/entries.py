@@ -19,7 +19,17 @@ from typing import Any
 from numba import cuda
 from numba.cuda import types
 
-from stepspec.cuda.access import INT, PACKET, element_address, load, number_type, opener, store, word
+from stepspec.cuda.access import (
+    INT,
+    PACKET,
+    alignment,
+    element_address,
+    load,
+    number_type,
+    opener,
+    store,
+    word,
+)
 from stepspec.cuda.device_code import call, intrinsic
 from stepspec.cuda.items import CHUNK, PART, TENSOR, THREADS, chunks
 from stepspec.cuda.kernels import Kernel
@@ -30,7 +40,6 @@ from stepspec.layout import TAIL, Layout, Parameter
 # size of a number -> bytes of them that a thread asks for before it waits, so that all fit into its registers
 # with what the function itself needs: division and roots of float64 need most
 IN_FLIGHT = {4: 160, 8: 128}
-ALIGNMENT = 16
 
 
 def passes_of(kernel: Kernel, layout: Layout) -> tuple[Pass, ...]:
@@ -169,19 +178,7 @@ class Step:
         """Return `aligned(words)`: whether packets of all arrays can go in one access."""
         names = [parameter.name for parameter in self.kernel.arrays]
         names += ["copy"] if self.layout.formats.copy else []
-        slots = [self.slot(name) for name in names]
-
-        @intrinsic
-        def aligned(typing: Any, words: Any) -> Any:
-            def generate(context: Any, builder: Any, signature: Any, given: Any) -> Any:
-                bits = INT(0)
-                for slot in slots:
-                    bits = builder.or_(bits, builder.extract_value(given[0], slot))
-                return builder.icmp_signed("==", builder.and_(bits, INT(ALIGNMENT - 1)), INT(0))
-
-            return types.boolean(words), generate
-
-        return aligned
+        return alignment([self.slot(name) for name in names])
 
 
 @dataclass(frozen=True)

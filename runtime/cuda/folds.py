@@ -4,7 +4,8 @@ Note [Folds by threads]
 See Note [Canonical order]. A team of 256 threads, or of 8 neighbouring ones where the whole operand is
 shorter than 256, folds the terms of a block of up to 4096: thread `l` takes those of lane `l`, in order.
 Then the lanes are joined: those of 256 threads through shared memory down to the 32 of a warp, and these by
-exchanging registers. Every warp does so, and every thread gets the result.
+exchanging registers. Every warp does so, and every thread gets the result. One warp can do all by itself: a
+thread takes eight lanes, and folds them as it would have found them in shared memory.
 
 What one join has left in shared memory may still be read by a slow warp when a fast one comes to the next.
 So there is room for two, and their `turn` alternates between 0 and 1: who is past a join's barrier knows
@@ -45,6 +46,8 @@ class Folds:
         ``take(lanes, terms) -> lanes``: a tuple of terms, in any dtype, folded into the lanes.
     join
         ``join(lanes, shared, turn) -> results``: the lanes of all 256 threads. It holds one barrier.
+    join_warp
+        ``join_warp(lanes) -> results``: the lanes of a warp, of which a thread has those WARP apart, a tuple.
     join_narrow
         ``join_narrow(lanes) -> results``: the lanes of every 8 neighbouring threads.
     merge
@@ -56,6 +59,7 @@ class Folds:
     start: Callable[..., Any]
     take: Callable[..., Any]
     join: Callable[..., Any]
+    join_warp: Callable[..., Any]
     join_narrow: Callable[..., Any]
     merge: Callable[..., Any]
 
@@ -83,14 +87,18 @@ def folds(kinds: tuple[str, ...]) -> Folds:
         cuda.syncthreads()
         return exchange(get(lanes, shared, first + cuda.threadIdx.x % WARP), WARP // 2)
 
+    def join_warp(lanes: Any) -> Any:
+        a, b = merge(lanes[0], lanes[4]), merge(lanes[1], lanes[5])
+        c, d = merge(lanes[2], lanes[6]), merge(lanes[3], lanes[7])
+        return exchange(merge(merge(a, c), merge(b, d)), WARP // 2)
+
     def join_narrow(lanes: Any) -> Any:
         return exchange(lanes, NARROW // 2)
 
     take = _paired([_taken(one.load, one.fold) for one in each])
-    merge = _paired([one.fold for one in each])
-    return Folds(
-        2 * LANES * len(each), start, lanes_of(take), lanes_of(join), lanes_of(join_narrow), lanes_of(merge)
-    )
+    merge = lanes_of(_paired([one.fold for one in each]))
+    joins = map(lanes_of, (join, join_warp, join_narrow))
+    return Folds(2 * LANES * len(each), start, lanes_of(take), *joins, merge)
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from numba.cuda import types
 from stepspec.cuda import access
 from stepspec.cuda.access import INT, element_address
 from stepspec.cuda.device_code import call, intrinsic
-from stepspec.cuda.noise_words import word_of
+from stepspec.cuda.noise_words import word_of, words_of_four
 from stepspec.cuda.recipes import ROWS
 from stepspec.layout import ARRAYS, TAIL, Layout, Parameter
 
@@ -98,7 +98,7 @@ class Access:
         @intrinsic
         def numbers(typing: Any, opened: Any, row: Any) -> Any:
             def generate(context: Any, builder: Any, signature: Any, given: Any) -> Any:
-                found = [self._load(context, builder, slot, given[0], given[1]) for slot in slots]
+                found = [self._load(context, builder, slot, given[0], given[1])[0] for slot in slots]
                 return context.make_tuple(builder, signature.return_type, found)
 
             return kind(opened, types.int64), generate
@@ -118,54 +118,85 @@ class Access:
             How many numbers it returns.
 
         """
-        sources = [self._source(name, numbers) for name in inspect.signature(function).parameters]
-        number = self.number
-        each = types.UniTuple(number, returns)
-        result = number if returns == 1 else each
+        arguments, each = self.arguments(function, numbers), types.UniTuple(self.number, returns)
 
         @intrinsic
         def called(typing: Any, opened: Any, numbers: Any, element: Any, column: Any, gradient: Any) -> Any:
             def generate(context: Any, builder: Any, signature: Any, given: Any) -> Any:
-                values = [source(context, builder, given) for source in sources]
-                value = call(context, builder, function, result, [number] * len(values), values)
-                return context.make_tuple(builder, each, [value]) if returns == 1 else value
+                (found,) = arguments(context, builder, given)
+                values = self.results(context, builder, function, found, returns)
+                return context.make_tuple(builder, each, values)
 
             return each(opened, numbers, types.int64, types.int64, types.int64), generate
 
         return called
 
-    def _source(self, name: str, numbers: Sequence[str]) -> Function:
-        """Return what gives (in LLVM) an argument, given what `call` was."""
+    def results(
+        self, context: Any, builder: Any, function: Function, arguments: Sequence[Any], returns: int
+    ) -> list[Any]:
+        """Return (in LLVM) the numbers that a function returns."""
+        result = self.number if returns == 1 else types.UniTuple(self.number, returns)
+        found = call(context, builder, function, result, [self.number] * len(arguments), arguments)
+        return [found] if returns == 1 else [builder.extract_value(found, k) for k in range(returns)]
+
+    def arguments(self, function: Function, numbers: Sequence[str], size: int = 1) -> Function:
+        """Return what gives (in LLVM) the arguments of `size` neighbouring elements, a list for each.
+
+        It takes what `call` does, of the first of them.
+        """
+        sources = [self._source(name, numbers, size) for name in inspect.signature(function).parameters]
+
+        def found(context: Any, builder: Any, given: Any) -> list[list[Any]]:
+            values = [source(context, builder, given) for source in sources]
+            return [[each[k] for each in values] for k in range(size)]
+
+        return found
+
+    def _source(self, name: str, numbers: Sequence[str], size: int) -> Function:
+        """Return what gives (in LLVM) an argument of each element."""
         if name in numbers:
             index = list(numbers).index(name)
-            return lambda context, builder, given: builder.extract_value(given[1], index)
+            return lambda context, builder, given: [builder.extract_value(given[1], index)] * size
         slot = self.slot(name)
         match self.slots[slot].role:
             case "scalar":
-                return lambda context, builder, given: builder.extract_value(given[0], slot)
+                return lambda context, builder, given: [builder.extract_value(given[0], slot)] * size
             case "column":
-                return lambda context, builder, given: self._load(context, builder, slot, given[0], given[3])
+                return lambda context, builder, given: self._load(
+                    context, builder, slot, given[0], given[3], size
+                )
             case "element" if name == "grad" and self.layout.formats.gradient != "dense":
-                return lambda context, builder, given: self._gradient(context, builder, given[4])
+                return lambda context, builder, given: self._gradient(context, builder, given[4], size)
             case "element":
-                return lambda context, builder, given: self._load(context, builder, slot, given[0], given[2])
+                return lambda context, builder, given: self._load(
+                    context, builder, slot, given[0], given[2], size
+                )
         raise AssertionError(f"{name} has no role of an argument")
 
-    def _load(self, context: Any, builder: Any, slot: int, opened: Any, index: Any) -> Any:
+    def _load(
+        self, context: Any, builder: Any, slot: int, opened: Any, index: Any, size: int = 1
+    ) -> list[Any]:
         storage, base = self.storage(slot), builder.extract_value(opened, slot)
         address = element_address(builder, base, index, storage)
-        return access.load(context, builder, storage, address, self.number)[0]
+        return access.load(context, builder, storage, address, self.number, size)
 
-    def _gradient(self, context: Any, builder: Any, address: Any) -> Any:
-        """Return (in LLVM) the gradient at an address, zero if that is 0."""
+    def _gradient(self, context: Any, builder: Any, address: Any, size: int) -> list[Any]:
+        """Return (in LLVM) the gradient at an address, zeros if that is 0; in lazy passes it never is."""
+
+        def load() -> list[Any]:
+            return access.load(context, builder, self.layout.formats.grad, address, self.number, size)
+
+        if self.lazy:
+            return load()
         number, before = context.get_value_type(self.number), builder.block
         with builder.if_then(builder.icmp_unsigned("!=", address, INT(0))):
-            found = access.load(context, builder, self.layout.formats.grad, address, self.number)[0]
+            found = load()
             present = builder.block
-        value = builder.phi(number)
-        value.add_incoming(number(0.0), before)
-        value.add_incoming(found, present)
-        return value
+        values = [builder.phi(number) for _ in found]
+        for value, loaded in zip(values, found, strict=True):
+            value.add_incoming(number(0.0), before)
+            value.add_incoming(loaded, present)
+        return values
 
     def storer(self, targets: Mapping[str, int]) -> Any:
         """Return `store(opened, index, values)`: arrays get numbers of a tuple, rounded as they are stored.
@@ -176,33 +207,39 @@ class Access:
             Array -> the position of its value in the tuple.
 
         """
-        slots = [(self.slot(name), position) for name, position in targets.items()]
 
         @intrinsic
         def stored(typing: Any, opened: Any, index: Any, values: Any) -> Any:
             def generate(context: Any, builder: Any, signature: Any, given: Any) -> Any:
-                for slot, position in slots:
+                for name, position in targets.items():
                     value = builder.extract_value(given[2], position)
-                    self._store(context, builder, slot, given[0], given[1], value)
+                    self.store(context, builder, name, given[0], given[1], [value])
                 return context.get_dummy_value()
 
             return types.void(opened, types.int64, values), generate
 
         return stored
 
-    def _store(self, context: Any, builder: Any, slot: int, opened: Any, index: Any, value: Any) -> None:
-        """Write a number; a weight by its random word if it has one, and as its copy, too."""
-        formats, storage, noise = self.layout.formats, self.storage(slot), None
+    def store(
+        self, context: Any, builder: Any, name: str, opened: Any, index: Any, values: Sequence[Any]
+    ) -> None:
+        """Write neighbouring numbers; a weight by random words if it has them, and as its copy, too."""
+        formats, slot, noise = self.layout.formats, self.slot(name), None
 
         def write(slot: int, storage: str, noise: list[Any] | None) -> None:
             address = element_address(builder, builder.extract_value(opened, slot), index, storage)
-            access.store(builder, storage, address, [value], noise)
+            access.store(builder, storage, address, values, noise)
 
-        if self.slots[slot].name == "weight":
+        if name == "weight":
             if formats.copy:
                 write(self.slot("copy"), formats.copy, None)
             if formats.stochastic:
                 slots = map(self.slot, ("noise_key", "noise_count"))
                 key, count = (builder.extract_value(opened, slot) for slot in slots)
-                noise = [word_of(context, builder, key, count, index)]
-        write(slot, storage, noise)
+                one = len(values) == 1
+                noise = (
+                    [word_of(context, builder, key, count, index)]
+                    if one
+                    else words_of_four(context, builder, key, count, index)
+                )
+        write(slot, self.storage(slot), noise)

@@ -11,15 +11,15 @@ import numpy as np
 from numba import cuda
 from numba.cuda import types
 
-from stepspec.canonical import LANES, NARROW
 from stepspec.cuda import reductions, scattered
 from stepspec.cuda.access import word
 from stepspec.cuda.device_code import part
+from stepspec.cuda.folds import WARP
 from stepspec.cuda.items import CHUNK, PART, TENSOR, THREADS
 from stepspec.cuda.kernels import Kernel, Terms
 from stepspec.cuda.recipes import Pass, pass_name
 from stepspec.cuda.row_access import Access
-from stepspec.cuda.row_folds import room_of
+from stepspec.cuda.row_folds import BLOCK_BITS, room_of, team_bits
 from stepspec.cuda.row_steps import row_step
 from stepspec.cuda.scattered import LAZY_PARTS, finder, parts_of
 from stepspec.layout import TAIL, Layout, Parameter
@@ -81,17 +81,22 @@ def _itself(name: str) -> Function:
 
 
 def rows_of_part(columns: int) -> int:
-    """Return how many rows a part of a tensor has: some for each team of a block."""
-    if columns >= LANES:
-        return max(1, CHUNK // columns)
-    at_once = THREADS // NARROW
-    return max(1, CHUNK // max(1, columns) // at_once) * at_once
+    """Return how many rows a part of a tensor has: a power of two, some for each team of a block."""
+    return 1 << row_bits(columns)
+
+
+def row_bits(columns: int) -> int:
+    """Return the binary logarithm of that; division would take many registers."""
+    bits = BLOCK_BITS - team_bits(columns)
+    while max(1, columns) << bits + 1 <= CHUNK:
+        bits += 1
+    return bits
 
 
 def row_parts(rows: int, columns: int) -> int:
     """Return how many parts a tensor has."""
-    per_part = rows_of_part(columns)
-    return (rows + per_part - 1) // per_part
+    bits = row_bits(columns)
+    return rows + (1 << bits) - 1 >> bits
 
 
 def rows_entry(kernel: Kernel, layout: Layout, most: int) -> Callable[[int, int, int], None]:
@@ -105,15 +110,17 @@ def rows_entry(kernel: Kernel, layout: Layout, most: int) -> Callable[[int, int,
 
     def entry(table: int, items: int, count: int) -> None:
         shared = cuda.shared.array(room, np.float64)
-        for k in range(cuda.blockIdx.x, count, cuda.gridDim.x):
+        k = np.int64(cuda.blockIdx.x)
+        while k < count:  # a range would divide
             item = word(items, k)
             tensor = opened(table, item & TENSOR)
             columns, limit = tensor[columns_slot], tensor[limit_slot]
-            per_part = rows_of_part(columns)
-            first = (item >> PART) * per_part
+            bits = row_bits(columns)
+            first = item >> PART << bits
             while first < limit:
-                run(tensor, first, min(limit, first + per_part), shared)
-                first = first + per_part * parts(tensor[rows_slot], columns) if lazy else limit
+                run(tensor, first, min(limit, first + (1 << bits)), shared)
+                first = first + (parts(tensor[rows_slot], columns) << bits) if lazy else limit
+            k += cuda.gridDim.x
 
     return entry
 
@@ -126,14 +133,15 @@ def _run(kernel: Kernel, access: Access) -> Function:
     @part(types.none)
     def run(tensor: Any, first: int, end: int, shared: Any) -> None:
         columns, thread = tensor[columns_slot], np.int64(cuda.threadIdx.x)
-        # powers of two, as division takes many registers
-        team, teams = (NARROW, THREADS // NARROW) if columns < LANES else (THREADS, 1)
-        lane = thread & (team - 1)
-        while first < end:
-            position = first + (thread // NARROW & (teams - 1))
+        bits = team_bits(columns)
+        team, lane = 1 << bits, thread & ((1 << bits) - 1)
+        # threads beyond the last row help those of their warp, which waits for no other one
+        ahead = (thread & -WARP) >> bits
+        while first + ahead < end:
+            position = first + (thread >> bits)
             row, gradient = find(tensor, min(position, end - 1))
             count = columns if position < end else -1
             step(tensor, row_numbers(tensor, row), (row, gradient, count, lane, team), shared)
-            first += teams
+            first += THREADS >> bits
 
     return run

@@ -1,12 +1,13 @@
 """Reductions along rows, in the canonical order, by teams of threads.
 
 Note [Teams]
-A row shorter than LANES is reduced by a team of 8 threads, so that a block does 32 rows at a time; any other
-by the whole block. See Note [Folds by threads]. Of a row of more than BLOCK elements, the thread that is lane
+A row shorter than LANES is reduced by a team of 8 threads, one shorter than WIDE by a warp, and any other by
+the whole block. See Note [Folds by threads]. In the first two cases warps wait for nobody, so that a block
+has many rows under way. Of a row of more than BLOCK elements, the thread that is lane
 `k % lanes` keeps what it folds of the result of block `k`, and after BLOCK blocks these are joined; their
 results are kept and joined likewise, so that a row of any length needs no scratch. All 256 threads join, even
-if they are more than the lanes: one that has taken no term changes no bit. All threads of a block take the
-same steps, whether there is a row for their team or not.
+if they are more than the lanes: one that has taken no term changes no bit. All threads of a team, and of a
+warp, take the same steps, whether there is a row for their team or not.
 """
 
 from __future__ import annotations
@@ -21,10 +22,16 @@ from numba.cuda import types
 from stepspec.canonical import BLOCK, LANES, NARROW
 from stepspec.cuda.access import number_type
 from stepspec.cuda.device_code import part
-from stepspec.cuda.folds import folds
+from stepspec.cuda.folds import WARP, folds
 from stepspec.reductions import ENDINGS
 
 Function = Callable[..., Any]
+
+# columns from which on a block takes a row
+WIDE = 2048
+# elements that a thread asks for before it folds the first: the lanes of one where a warp takes a row
+AHEAD = LANES // WARP
+_NARROW_BITS, _WARP_BITS, BLOCK_BITS = 3, 5, 8
 
 
 def room_of(kinds: tuple[str, ...]) -> int:
@@ -44,30 +51,43 @@ def row_fold(kinds: tuple[str, ...], dtype: str, terms: Function, turn: int) -> 
     dtype
         The compute dtype, that results are rounded to.
     terms
-        `terms(given, column)`: what is reduced, as a tuple.
+        `terms(given, column, apart)`: what is reduced of AHEAD elements, so far apart, as tuples.
     turn
         0 and 1 alternately for the folds of a row, see Note [Folds by threads].
 
     """
     fold, ended = folds(kinds), _ended(kinds, getattr(np, dtype))
     start, take, merge, join, join_narrow = fold.start, fold.take, fold.merge, fold.join, fold.join_narrow
+    join_warp, in_turn, side_by_side = fold.join_warp, _in_turn(take, AHEAD), _side_by_side(take, AHEAD)
+    lane = types.UniTuple(types.float64, len(kinds))
 
-    @part(types.UniTuple(types.float64, len(kinds)))
-    def lanes_of(given: Any, column: int, end: int, team: int) -> Any:
-        lanes = start()
+    @part(lane)
+    def lane_of(given: Any, column: int, end: int, team: int) -> Any:
+        found = start()
         while column < end:
-            lanes = take(lanes, terms(given, column))
-            column += team
-        return lanes
+            found = in_turn(found, terms(given, column, team), column, team, end)
+            column += AHEAD * team
+        return found
+
+    @part(types.UniTuple(lane, AHEAD))
+    def lanes_of(given: Any, column: int, end: int) -> Any:
+        one = start()
+        found = (one, one, one, one, one, one, one, one)
+        while column < end:
+            found = side_by_side(found, terms(given, column, WARP), column, WARP, end)
+            column += LANES
+        return found
 
     @part(types.UniTuple(number_type(dtype), len(kinds)))
     def row(given: Any, count: int, columns: int, lane: int, team: int, shared: Any) -> Any:
+        if team == WARP:
+            return ended(join_warp(lanes_of(given, lane, count)), columns)
         blocks = max(1, _blocks(columns))
         many, many_longer = _lanes(blocks), _lanes(_blocks(blocks))
         results, kept, kept_longer = start(), start(), start()
         side, block, thread = turn, 0, np.int64(cuda.threadIdx.x)
         while block < blocks:
-            lanes = lanes_of(given, block * BLOCK + lane, min(count, (block + 1) * BLOCK), team)
+            lanes = lane_of(given, block * BLOCK + lane, min(count, (block + 1) * BLOCK), team)
             results = join(lanes, shared, side) if team == LANES else join_narrow(lanes)
             if thread == block & (many - 1):
                 kept = merge(kept, results)
@@ -83,6 +103,42 @@ def row_fold(kinds: tuple[str, ...], dtype: str, terms: Function, turn: int) -> 
         return ended(results, columns)
 
     return row
+
+
+def team_bits(columns: int) -> int:
+    """Return the binary logarithm of how many threads a team for such rows has."""
+    if columns < LANES:
+        return _NARROW_BITS
+    return _WARP_BITS if columns < WIDE else BLOCK_BITS
+
+
+def _in_turn(take: Function, many: int) -> Function:
+    """Return what folds terms into one lane; those of elements beyond the end are left out."""
+
+    def one(lane: Any, terms: Any, column: int, apart: int, end: int) -> Any:
+        return take(lane, terms[0]) if column < end else lane
+
+    if many == 1:
+        return one
+    others = _in_turn(take, many - 1)
+    return lambda lane, terms, column, apart, end: others(
+        one(lane, terms, column, apart, end), terms[1:], column + apart, apart, end
+    )
+
+
+def _side_by_side(take: Function, many: int) -> Function:
+    """Return what folds each term into a lane of its own, but those of elements beyond the end."""
+
+    def one(lanes: Any, terms: Any, column: int, apart: int, end: int) -> Any:
+        return (take(lanes[0], terms[0]) if column < end else lanes[0],)
+
+    if many == 1:
+        return one
+    others = _side_by_side(take, many - 1)
+    return lambda lanes, terms, column, apart, end: (
+        *one(lanes, terms, column, apart, end),
+        *others(lanes[1:], terms[1:], column + apart, apart, end),
+    )
 
 
 def _blocks(terms: int) -> int:

@@ -3,7 +3,7 @@
 Every step takes the opened tensor, the numbers of the row that are known by then, the thread's place and
 shared memory. The place is the row, the address of its gradient if that is row-sparse, the number of its
 elements (-1 if there is no row for the thread's team), and the thread's lane and the size of its team, see
-Note [Teams].
+Note [Teams] and Note [Walks].
 """
 
 from __future__ import annotations
@@ -15,10 +15,11 @@ from numba import cuda
 from numba.cuda import types
 
 from stepspec.cuda.device_code import part
+from stepspec.cuda.folds import WARP
 from stepspec.cuda.kernels import Kernel, RowValues, Terms
 from stepspec.cuda.row_access import Access
-from stepspec.cuda.row_folds import row_fold
-from stepspec.cuda.scattered import gradient_beside
+from stepspec.cuda.row_folds import AHEAD, row_fold
+from stepspec.cuda.row_walks import Walk
 
 Function = Callable[..., Any]
 
@@ -67,19 +68,20 @@ def _computed(step: RowValues, access: Access, names: Sequence[str]) -> Function
 def _reduced(step: Terms, access: Access, names: Sequence[str], turn: int) -> Function:
     """Return the step that reduces what a function of an element returns."""
     kinds, columns_slot = tuple(step.reduces.values()), access.slot("columns")
-    call, beside = access.caller(step.function, names, len(kinds)), gradient_beside(access)
+    walk = Walk(access, step.function, tuple(names), len(kinds))
+    call = walk.terms(AHEAD)
 
-    @part(types.UniTuple(access.number, len(kinds)))
-    def terms(given: Any, column: int) -> Any:
-        tensor, numbers, start, gradient = given
-        return call(tensor, numbers, start + column, column, beside(gradient, column))
+    @part(types.UniTuple(types.UniTuple(access.number, len(kinds)), AHEAD))
+    def terms(given: Any, column: int, apart: int) -> Any:
+        tensor, numbers, place = given
+        return call(tensor, numbers, place, column, apart)
 
     fold = row_fold(kinds, access.layout.formats.compute, terms, turn)
 
     def reduced(tensor: Any, numbers: Any, place: Any, shared: Any) -> Any:
         row, gradient, count, lane, team = place
         columns = tensor[columns_slot]
-        return fold((tensor, numbers, row * columns, gradient), count, columns, lane, team, shared)
+        return fold((tensor, numbers, (row * columns, gradient, count)), count, columns, lane, team, shared)
 
     return reduced
 
@@ -91,10 +93,13 @@ def _written(kernel: Kernel, access: Access, names: Sequence[str]) -> Function:
 
     @part(types.none)
     def written(tensor: Any, numbers: Any, place: Any, shared: Any) -> None:
+        row, _, count, lane, team = place
+        # who comes here has read what is reduced, the numbers of the row, and what lies in shared memory
+        if team > WARP:
+            cuda.syncthreads()
+        else:
+            cuda.syncwarp()
         elements(tensor, numbers, place)
-        row, _, count, lane, _ = place
-        # who comes here has read the numbers of the row, and what lies in shared memory
-        cuda.syncthreads()
         if lane == 0 and count >= 0:
             store(tensor, row, numbers)
 
@@ -103,18 +108,25 @@ def _written(kernel: Kernel, access: Access, names: Sequence[str]) -> Function:
 
 def _elements_written(kernel: Kernel, access: Access, names: Sequence[str]) -> Function:
     assert kernel.function is not None, "only a function of elements returns what is written"
-    call = access.caller(kernel.function, names, len(kernel.writes))
-    store = access.storer({name: index for index, name in enumerate(kernel.writes)})
-    columns_slot, beside = access.slot("columns"), gradient_beside(access)
+    walk, writes = Walk(access, kernel.function, tuple(names), len(kernel.writes)), kernel.writes
+    packet, columns_slot, aligned = walk.packet, access.slot("columns"), walk.aligned(writes)
+    single, single_ahead = walk.writer(writes, 1), walk.ahead(1)
+    several, several_ahead = walk.writer(writes, packet), walk.ahead(packet)
 
     @part(types.none)
     def elements(tensor: Any, numbers: Any, place: Any) -> None:
         row, gradient, count, lane, team = place
-        start, column = row * tensor[columns_slot], lane
-        while column < count:
-            values = call(tensor, numbers, start + column, column, beside(gradient, column))
-            store(tensor, start + column, values)
-            column += team
+        start = row * tensor[columns_slot]
+        if aligned(tensor) and count & (packet - 1) == 0:
+            column = lane * packet
+            while column < count:
+                several(tensor, numbers, (start, gradient, count), column, team * packet)
+                column += team * packet * several_ahead
+        else:
+            column = lane
+            while column < count:
+                single(tensor, numbers, (start, gradient, count), column, team)
+                column += team * single_ahead
 
     return elements
 
