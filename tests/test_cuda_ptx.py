@@ -57,6 +57,13 @@ def test_kernels_for_ampere(optimizer: str, formats: str) -> None:
         check(code)
 
 
+@pytest.mark.parametrize("formats", ["float32, lazy", "float64, scattered"])
+def test_what_needs_more_registers_gets_them_instead_of_local_memory(formats: str) -> None:
+    (run,) = passes_of(kernels("GroupAdaGrad")["update"], FORMATS[formats])
+    code = run.code(AMPERE)
+    assert (code.stack, code.spills) == (0, 0)
+
+
 @pytest.mark.parametrize(
     ("registers", "stack", "spills", "text"),
     [

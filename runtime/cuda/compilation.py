@@ -32,8 +32,8 @@ from stepspec.cuda.driver import missing_extra
 from stepspec.cuda.items import THREADS
 from stepspec.sources import source_stamp
 
-# blocks that a multiprocessor shall have room for, the best first: a thread gets 64, 80 or 128 registers
-BLOCKS = (4, 3, 2)
+# blocks that a multiprocessor shall have room for, the best first: a thread gets 64, 80, 128 or 255 registers
+BLOCKS = (4, 3, 2, 1)
 
 SIGNATURE = types.void(types.int64, types.int64, types.int64)
 # IEEE as written, see Note [No contraction]
