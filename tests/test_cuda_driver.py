@@ -276,7 +276,10 @@ def test_what_is_missing_is_said(api: Api, monkeypatch: pytest.MonkeyPatch) -> N
         raise RuntimeError("libcuda.so.1 is nowhere")
 
     no_library = SimpleNamespace(cuDriverGetVersion=none)
-    assert "no NVIDIA driver was found" in missing(no_library)
+    message = missing(no_library)
+    assert "stepspec[cuda]" in message
+    assert "found numba-cuda" in message
+    assert "but no NVIDIA driver" in message
     assert "libcuda.so.1 is nowhere" in missing(no_library)
     old = missing(Api(cuDriverGetVersion=12040))
     assert "supports CUDA 12.4" in old

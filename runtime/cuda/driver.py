@@ -154,13 +154,18 @@ def use(other: Driver) -> Iterator[None]:
 
 def missing_extra(error: ImportError) -> MissingCuda:
     """Return the error that says which packages are missing."""
+    return MissingCuda(f"kernels on a GPU need the extra: {_EXTRA}; found {_installed()} ({error})")
+
+
+def _installed() -> str:
+    """Return which of the extra's packages there are."""
     found = []
     for package in _PACKAGES:
         try:
             found.append(f"{package} {importlib.metadata.version(package)}")
         except importlib.metadata.PackageNotFoundError:
             found.append(f"no {package}")
-    return MissingCuda(f"kernels on a GPU need the extra: {_EXTRA}; found {', '.join(found)} ({error})")
+    return ", ".join(found)
 
 
 def _found() -> Driver:
@@ -181,7 +186,10 @@ def _check(api: Any, major: int) -> None:
     try:
         status, version = api.cuDriverGetVersion()
     except (RuntimeError, OSError) as error:  # how the bindings tell that there is no library
-        raise MissingCuda(f"no NVIDIA driver was found, which kernels on a GPU need: {error}") from error
+        raise MissingCuda(
+            f"kernels on a GPU need NVIDIA's driver beside the extra stepspec[cuda]; found {_installed()}, "
+            f"but no NVIDIA driver ({error})"
+        ) from error
     if status == api.CUresult.CUDA_SUCCESS and version < 1000 * major:
         raise MissingCuda(
             f"the NVIDIA driver supports CUDA {version // 1000}.{version % 1000 // 10}, and the installed "
