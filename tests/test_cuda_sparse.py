@@ -139,12 +139,13 @@ FORMATS = {
 
 def pairs() -> list[Any]:
     """Return combinations of kernels, kinds of gradients and formats in which every two of them meet."""
+    gradients: tuple[Any, Any] = ("scattered", "lazy")
     return [
         pytest.param(kernel, replace(formats, gradient=gradient), id=f"{name}-{gradient}-{form}")
         for turn, (name, formats) in enumerate(FORMATS.items())
         for form, kernel, gradient in (
-            ("elements", step_elements, ("scattered", "lazy")[turn % 2]),
-            ("rows", step_rows, ("lazy", "scattered")[turn % 2]),
+            ("elements", step_elements, gradients[turn % 2]),
+            ("rows", step_rows, gradients[1 - turn % 2]),
         )
     ]
 
