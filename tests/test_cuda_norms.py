@@ -80,7 +80,12 @@ def test_measuring_again_pins_no_more_memory(driver: EmulatedDriver, monkeypatch
     """Page-locked memory takes long to get, and freeing it waits for the device."""
     sizes: list[int] = []
     pin = driver.pin
-    monkeypatch.setattr(driver, "pin", lambda size: (sizes.append(size), pin(size))[1])
+
+    def noted(size: int) -> Any:
+        sizes.append(size)
+        return pin(size)
+
+    monkeypatch.setattr(driver, "pin", noted)
     for grad in [placed(driver, grad, 0) for grad in random_tensors([(300,)] * 4, np.float32, 0)]:
         measure([grad], True)
     assert len(sizes) == 1

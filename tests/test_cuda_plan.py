@@ -139,7 +139,12 @@ def test_streams_of_threads_wait_for_each_other(
     run.step(grads, lying)
     run.host.set_learning_rate(0.01)
     run.fused.set_learning_rate(0.01)
-    thread = threading.Thread(target=lambda: (run.step(grads, lying), driver.synchronize(0, 2)))
+
+    def step_in_a_thread() -> None:
+        run.step(grads, lying)
+        driver.synchronize(0, 2)
+
+    thread = threading.Thread(target=step_in_a_thread)
     thread.start()
     thread.join()
     driver.finish()

@@ -97,7 +97,7 @@ def folds(kinds: tuple[str, ...]) -> Folds:
 
     take = _paired([_taken(one.load, one.fold) for one in each])
     merge = lanes_of(_paired([one.fold for one in each]))
-    joins = map(lanes_of, (join, join_warp, join_narrow))
+    joins = lanes_of(join), lanes_of(join_warp), lanes_of(join_narrow)
     return Folds(2 * LANES * len(each), start, lanes_of(take), *joins, merge)
 
 
