@@ -97,8 +97,15 @@ def folds(kinds: tuple[str, ...]) -> Folds:
 
     take = _paired([_taken(one.load, one.fold) for one in each])
     merge = lanes_of(_paired([one.fold for one in each]))
-    joins = lanes_of(join), lanes_of(join_warp), lanes_of(join_narrow)
-    return Folds(2 * LANES * len(each), start, lanes_of(take), *joins, merge)
+    return Folds(
+        room=2 * LANES * len(each),
+        start=start,
+        take=lanes_of(take),
+        join=lanes_of(join),
+        join_warp=lanes_of(join_warp),
+        join_narrow=lanes_of(join_narrow),
+        merge=merge,
+    )
 
 
 @dataclass(frozen=True)
