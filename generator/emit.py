@@ -1,5 +1,6 @@
 """Specs -> the texts of the modules in `generated/`: a template places finished lines and decides nothing."""
 
+import functools
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -96,6 +97,7 @@ def _render(template: str, view: ReferenceView | KernelsView | IndexView) -> str
     return _environment().get_template(template).render(vars(view))
 
 
+@functools.cache  # it keeps compiled templates
 def _environment() -> jinja2.Environment:
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
