@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import shlex
 import sys
 from collections.abc import Sequence
 from importlib.metadata import version
@@ -9,13 +10,12 @@ from pathlib import Path
 
 from stepspec.generator.emit import check
 from stepspec.generator.errors import SpecError, nearest
-from stepspec.generator.generate import apply, compare, load_all
+from stepspec.generator.generate import compare, load_all
+from stepspec.generator.new import SCHEMA, new_spec
+from stepspec.generator.project import Project, ProjectError, outside_project, own_project
 from stepspec.generator.reader import load
 from stepspec.generator.show import show
-
-# beside this package, in a checkout and in a wheel; never imported, so that a broken file there can be mended
-SPECS = Path(__file__).parent.parent / "specs"
-GENERATED = Path(__file__).parent.parent / "generated"
+from stepspec.generator.writing import update
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -31,11 +31,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # the reader of a pipe has gone: nothing more to say, and nothing to flush at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except OSError as error:
+    except (ProjectError, OSError) as error:
         print(f"stepspec: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("stepspec: interrupted, nothing was changed", file=sys.stderr)
+        print("stepspec: interrupted; of files, all were written or none", file=sys.stderr)
         return 130
     return code
 
@@ -49,7 +49,17 @@ def _parser() -> argparse.ArgumentParser:
     add = commands.add_parser("show", help="show an optimizer's rule, cost, stages and generated reference")
     add.add_argument("optimizer", help="a name such as NAG, or the path of a spec")
     add.set_defaults(run=_show)
-    add = commands.add_parser("generate", help="write generated/ from specs/")
+    add = commands.add_parser("new", help="write a spec to start from")
+    add.add_argument("name", help="of the class, such as Lion")
+    add.add_argument("--specs", type=Path, metavar="DIR", help="where to write it (specs/ by default)")
+    add.set_defaults(run=_new)
+    add = commands.add_parser(
+        "generate",
+        help="write Python modules from specs",
+        description="Write generated/ from specs/, or with --specs and --out a package of your own.",
+    )
+    add.add_argument("--specs", type=Path, metavar="DIR", help="a folder of your own specs")
+    add.add_argument("--out", type=Path, metavar="PACKAGE_DIR", help="the Python package to write them to")
     add.add_argument(
         "--check",
         action="store_true",
@@ -59,11 +69,13 @@ def _parser() -> argparse.ArgumentParser:
     add = commands.add_parser("check", help="validate spec files, all mistakes in one run")
     add.add_argument("paths", nargs="+", type=Path, metavar="PATH", help="a spec, or a folder of specs")
     add.set_defaults(run=_check)
+    add = commands.add_parser("schema", help="print the JSON schema of specs, for editors")
+    add.set_defaults(run=_schema)
     return parser
 
 
 def _list(_: argparse.Namespace) -> int:
-    specs = load_all(SPECS)
+    specs = load_all(own_project().specs)
     width = max((len(spec.name) for spec in specs), default=0)
     for spec in sorted(specs, key=lambda s: s.name.lower()):
         print(f"{spec.name.ljust(width)}  {spec.summary}")
@@ -75,7 +87,7 @@ def _show(options: argparse.Namespace) -> int:
     if wanted.endswith(".yaml"):
         print(show(load(Path(wanted))), end="")
         return 0
-    specs = {spec.name: spec for spec in load_all(SPECS)}
+    specs = {spec.name: spec for spec in load_all(own_project().specs)}
     for name, spec in specs.items():
         if name.lower() == wanted.lower():
             print(show(spec), end="")
@@ -85,21 +97,44 @@ def _show(options: argparse.Namespace) -> int:
     return 1
 
 
+def _new(options: argparse.Namespace) -> int:
+    own = own_project().specs.path
+    folder: Path | None = options.specs
+    if folder is None:
+        # in a clone, its own; elsewhere those of the project that one stands in
+        folder = Path(os.path.relpath(own)) if Path.cwd().is_relative_to(own.parent) else Path("specs")
+    print(f"wrote {new_spec(options.name, folder)}: write your update into it, and run")
+    outside = f"stepspec generate --specs {shlex.quote(str(folder))} --out PACKAGE_DIR"
+    print(f"    {'make generate' if folder.resolve() == own.resolve() else outside}")
+    return 0
+
+
 def _generate(options: argparse.Namespace) -> int:
-    changes = compare(SPECS, GENERATED)
+    project = _project(options)
+    package = project.package.shown
     if options.check:
+        changes = compare(project)
         if changes:
             print(changes.diff(), end="")
-            print("generated/ differs from specs/; run: stepspec generate", file=sys.stderr)
+            print(f"{package}/ differs from {project.specs.shown}/; run: {project.command}", file=sys.stderr)
         return int(bool(changes))
-    apply(changes)
+    changes = update(project)
     for name in changes.written:
-        print(f"wrote generated/{name}")
+        print(f"wrote {package}/{name}")
     for name in changes.removed:
-        print(f"removed generated/{name}: its spec is gone")
+        print(f"removed {package}/{name}: its spec is gone")
     if not changes:
-        print("generated/ is up to date")
+        print(f"{package}/ is up to date")
     return 0
+
+
+def _project(options: argparse.Namespace) -> Project:
+    specs, package = options.specs, options.out
+    if specs is None and package is None:
+        return own_project()
+    if specs is None or package is None:
+        raise ProjectError("--specs and --out go together: the folder of the specs, and that of the package")
+    return outside_project(specs, package)
 
 
 def _check(options: argparse.Namespace) -> int:
@@ -121,3 +156,8 @@ def _check(options: argparse.Namespace) -> int:
             wrong += 1
             print(f"stepspec: {error}\n", file=sys.stderr)
     return int(wrong > 0)
+
+
+def _schema(_: argparse.Namespace) -> int:
+    print(SCHEMA.read_text(encoding="utf-8"), end="")
+    return 0

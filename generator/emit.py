@@ -21,7 +21,21 @@ from stepspec.generator.spec import Spec
 from stepspec.generator.text import WIDTH, table
 
 TARGETS: dict[str, Target] = {"cpu": print_cpu, "cuda": print_cuda}
-HEADER = '# Generated from {source} by stepspec. Do not edit: run "make generate".'
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What the first line of generated modules says: in which folder their specs are, and a remark."""
+
+    folder: str
+    remark: str
+
+    def header(self, name: str = "") -> str:
+        """Return the first line of what is made of the file `name`, or of the whole folder."""
+        return f"# Generated from {self.folder}{name} by stepspec. {self.remark}"
+
+
+OWN = Origin("specs/", 'Do not edit: run "make generate".')
 
 
 @dataclass(frozen=True)
@@ -49,19 +63,21 @@ class KernelsView:
 
 @dataclass(frozen=True)
 class IndexView:
-    """What the template of `generated/__init__.py` is given."""
+    """What the template of a package's `__init__.py` is given."""
 
     header: str
-    classes: tuple[tuple[str, str], ...]
+    docstring: str
+    imports: tuple[str, ...]
     names: tuple[str, ...]
+    calls: tuple[str, ...]
 
 
-def emit(spec: Spec) -> dict[str, str]:
+def emit(spec: Spec, origin: Origin = OWN) -> dict[str, str]:
     """Return the modules of one spec: file name -> text. Raise SpecError if the rule has a mistake."""
     rule = parse(spec)
     variants = compile_variants(rule)
     printed = print_class(rule, variants)
-    header = HEADER.format(source=f"specs/{spec.stem}.yaml")
+    header = origin.header(f"{spec.stem}.yaml")
     launches = tuple(_launches(stages(rule, variants), printed.fused_store))
     reference = ReferenceView(header, _class_imports(printed), printed, spec.stem, launches)
     texts = {f"{spec.stem}.py": _render("reference.py.j2", reference)}
@@ -82,15 +98,28 @@ def check(path: Path) -> None:
     emit(draft)
 
 
-def emit_index(specs: Iterable[Spec]) -> str:
+def emit_index(specs: Iterable[Spec], origin: Origin) -> str:
     """Return the text of `generated/__init__.py` for these specs."""
-    classes = tuple(sorted((spec.stem, spec.name) for spec in specs))
-    view = IndexView(
-        HEADER.format(source="specs/"),
-        classes,
-        tuple(sorted((name for _, name in classes), key=lambda name: (not name.isupper(), name))),
-    )
+    classes = sorted((spec.stem, spec.name) for spec in specs)
+    imports = [f"from stepspec.generated.{module} import {name}" for module, name in classes]
+    docstring = "The optimizers that stand in `specs/`, one module each, with their kernels beside them."
+    view = IndexView(origin.header(), docstring, tuple(imports), _sorted(classes), ())
     return _render("index.py.j2", view)
+
+
+def emit_package(specs: Iterable[Spec], origin: Origin) -> str:
+    """Return the text of `__init__.py` of a package elsewhere, which registers its classes."""
+    classes = sorted((spec.stem, spec.name) for spec in specs)
+    imports = ["import stepspec", "", *(f"from .{module} import {name}" for module, name in classes)]
+    docstring = "Optimizers, which `stepspec.create` knows once this package is imported."
+    calls = tuple(f"stepspec.register({name})" for _, name in classes)
+    view = IndexView(origin.header(), docstring, tuple(imports), _sorted(classes), calls)
+    return _render("index.py.j2", view)
+
+
+def _sorted(classes: Iterable[tuple[str, str]]) -> tuple[str, ...]:
+    """Return the names as ruff sorts them: constants first."""
+    return tuple(sorted((name for _, name in classes), key=lambda name: (not name.isupper(), name)))
 
 
 def _render(template: str, view: ReferenceView | KernelsView | IndexView) -> str:

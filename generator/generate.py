@@ -1,34 +1,30 @@
-"""Write what the specs generate, or say how the files differ from it. All files change, or none."""
+"""What a project's specs generate, and how its files differ from that."""
 
 import difflib
-import os
-import signal
-import tempfile
-import threading
+import re
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 
-from stepspec.generator.emit import HEADER, emit, emit_index
-from stepspec.generator.errors import Problem, Problems, SpecError
+from stepspec.generator.emit import emit
+from stepspec.generator.errors import Problem, SpecError
+from stepspec.generator.project import Folder, Project, ProjectError
 from stepspec.generator.reader import load
 from stepspec.generator.spec import Spec
 
-MARK = HEADER.split("{", maxsplit=1)[0]
+MARK = re.compile(r"# Generated from .+ by stepspec\. Do not edit: ")
 
 
 @dataclass(frozen=True)
 class Changes:
-    """How a folder of generated modules differs from its specs.
+    """How the folder of a package differs from its specs.
 
     Attributes:
         written: file name -> new text, for files that are missing or differ.
         removed: generated files that belong to no spec any more.
     """
 
-    folder: Path
+    folder: Folder
     written: dict[str, str]
     removed: tuple[str, ...]
 
@@ -39,105 +35,101 @@ class Changes:
         """Return the unified diff from the files to what the specs generate."""
         parts: list[str] = []
         for name in sorted({*self.written, *self.removed}):
-            path = self.folder / name
+            path, shown = self.folder.path / name, f"{self.folder.shown}/{name}"
             old = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
             new = self.written.get(name, "").splitlines(keepends=True)
-            parts += difflib.unified_diff(
-                old, new, f"{self.folder.name}/{name}", f"{self.folder.name}/{name} (from specs)"
-            )
+            parts += difflib.unified_diff(old, new, shown, f"{shown} (from specs)")
         return "".join(parts)
 
 
-def load_all(folder: Path) -> tuple[Spec, ...]:
-    """Return the specs of a folder, by file name; raise SpecError if two define the same optimizer."""
-    specs = tuple(load(path, f"{folder.name}/{path.name}") for path in sorted(folder.glob("*.yaml")))
+def load_all(folder: Folder) -> tuple[Spec, ...]:
+    """Return the specs of a folder, by file name.
+
+    Raises:
+        SpecError: for a spec with mistakes, or two of one name.
+        ProjectError: for a file that is none, or a link that leads out of the folder.
+        OSError: if a file cannot be read.
+    """
+    specs = tuple(load(path, f"{folder.shown}/{path.name}") for path in _files(folder))
     seen: dict[str, Spec] = {}
     for spec in specs:
         other = seen.setdefault(spec.name.lower(), spec)
         if other is not spec:
-            problems = Problems(spec.source)
-            problems.add(spec.span, f"'{spec.name}' stands in {other.source.name} already")
-            problems.raise_any()
+            raise _refusal(spec, f"'{spec.name}' stands in {other.source.name} already")
+        # the text of a module is Unicode, but Python reads some letters in a module's name as others
+        if not spec.stem.isascii():
+            raise _refusal(spec, f"'{spec.stem}' cannot name a module", "use the letters a to z")
     return specs
 
 
-def generated_texts(specs: tuple[Spec, ...]) -> dict[str, str]:
-    """Return every module that `specs` generate: file name -> text. A pure function of the specs."""
-    texts = {"__init__.py": emit_index(specs)}
+def generated_texts(project: Project) -> dict[str, str]:
+    """Return every module that a project's specs generate: file name -> text."""
+    specs = load_all(project.specs)
+    if not specs:
+        raise ProjectError(f"there is no spec in {project.specs.shown}: their files end in .yaml")
+    texts = {"__init__.py": project.index(specs, project.origin)}
+    names = set(texts)
     for spec in specs:
-        for name, text in emit(spec).items():
-            if name in texts:
-                problem = Problem(spec.span, f"two specs generate {name}", "rename one of them")
-                raise SpecError(spec.source, [problem])
+        if owner := project.taken.get(spec.name.lower()):
+            raise _refusal(spec, f"the name '{spec.name}' belongs to {owner}", "choose another name")
+        for name, text in emit(spec, project.origin).items():
+            if name.lower() in names:
+                raise _refusal(spec, f"another spec generates {name} too", "rename one of them")
+            names.add(name.lower())
             texts[name] = text
     return texts
 
 
-def compare(specs: Path, folder: Path) -> Changes:
-    """Return how `folder` differs from what the specs in `specs` generate. Nothing is written.
+def compare(project: Project) -> Changes:
+    """Return how the package differs from what its specs generate. Nothing is written.
 
     Raises:
         SpecError: if a spec has a mistake.
+        ProjectError: if a file is in the way that stepspec did not generate, or there is no spec.
         OSError: if a file cannot be read.
     """
-    texts = generated_texts(load_all(specs))
-    written = {name: text for name, text in texts.items() if _read(folder / name) != text}
-    present = sorted(path.name for path in folder.glob("*.py"))
-    removed = tuple(n for n in present if n not in texts and (_read(folder / n) or "").startswith(MARK))
+    texts = generated_texts(project)
+    folder = project.package
+    for name in texts:
+        _refuse_foreign(folder, name)
+    written = {name: text for name, text in texts.items() if _read(folder.path / name) != text}
+    present = sorted(path.name for path in folder.path.glob("*.py"))
+    removed = tuple(n for n in present if n not in texts and MARK.match(_read(folder.path / n) or ""))
     return Changes(folder, written, removed)
 
 
-def apply(changes: Changes) -> None:
-    """Make the changes. A failure or Ctrl-C leaves every file as it was.
-
-    Raises:
-        OSError: if a file cannot be written; all files are restored before.
-    """
-    folder = changes.folder
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".stepspec-", dir=folder) as stage:
-        for name, text in changes.written.items():
-            (Path(stage) / name).write_bytes(text.encode())
-        old = {name: _bytes(folder / name) for name in (*changes.written, *changes.removed)}
-        with _uninterrupted():
-            try:
-                for name in changes.written:
-                    os.replace(Path(stage) / name, folder / name)
-                for name in changes.removed:
-                    (folder / name).unlink()
-            except OSError:
-                _restore(folder, old)
-                raise
+def _files(folder: Folder) -> Iterator[Path]:
+    """Yield the files of specs in a folder, without those that editors hide there."""
+    inside = folder.path.resolve()
+    for path in sorted(folder.path.glob("*.yaml")):
+        shown = f"{folder.shown}/{path.name}"
+        if path.name.startswith("."):
+            continue
+        if not path.name.isprintable():
+            raise ProjectError(f"{shown!r} has a name that cannot stand in a comment: rename it")
+        if not path.resolve().is_relative_to(inside):
+            raise ProjectError(f"{shown} is a link that leads out of the folder: put the spec there itself")
+        if not path.is_file():
+            raise ProjectError(f"{shown} is no file: specs end in .yaml, and nothing else")
+        yield path
 
 
-def _restore(folder: Path, old: dict[str, bytes | None]) -> None:
-    for name, content in old.items():
-        if content is None:
-            (folder / name).unlink(missing_ok=True)
-        elif _bytes(folder / name) != content:
-            (folder / name).write_bytes(content)
+def _refuse_foreign(folder: Folder, name: str) -> None:
+    """Raise ProjectError if `name` is there and was not generated; an empty file may be replaced."""
+    path, shown = folder.path / name, f"{folder.shown}/{name}"
+    package = path.with_suffix("")
+    if name != "__init__.py" and (package / "__init__.py").exists():
+        raise ProjectError(f"the package {folder.shown}/{package.name} would hide {name}: rename one of them")
+    if path.is_symlink() or (path.exists() and not path.is_file()):
+        raise ProjectError(f"{shown} is in the way: it is a link or a folder, and stays as it is")
+    text = _read(path) or ""
+    if text.strip() and not MARK.match(text):
+        raise ProjectError(f"{shown} was not generated by stepspec, and stays as it is: move it away")
 
 
-@contextmanager
-def _uninterrupted() -> Iterator[None]:
-    """Hold Ctrl-C back until the block is done."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    pressed: list[tuple[int, FrameType | None]] = []
-    previous = signal.signal(signal.SIGINT, lambda number, frame: pressed.append((number, frame)))
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, previous)
-    if pressed and callable(previous):
-        previous(*pressed[0])
+def _refusal(spec: Spec, message: str, hint: str = "") -> SpecError:
+    return SpecError(spec.source, [Problem(spec.span, message, hint)])
 
 
 def _read(path: Path) -> str | None:
-    content = _bytes(path)
-    return None if content is None else content.decode("utf-8", errors="replace")
-
-
-def _bytes(path: Path) -> bytes | None:
-    return path.read_bytes() if path.exists() else None
+    return path.read_bytes().decode("utf-8", errors="replace") if path.is_file() else None

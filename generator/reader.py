@@ -102,7 +102,7 @@ class _Reader(ValueReader):
             elif name in language.RESERVED:
                 self.problems.add(node.span, f"'{name}' cannot name a class: the generated code uses it")
             elif name.lower() != stem.replace("_", "").lower():
-                hint = f"rename the file to {_file_name(name)}"
+                hint = f"rename the file to {file_name(name)}"
                 self.problems.add(
                     node.span, f"the optimizer '{name}' stands in a file called '{stem}.yaml'", hint
                 )
@@ -260,5 +260,6 @@ def _closed_at(interval: Range, end: float) -> Range:
     return interval
 
 
-def _file_name(name: str) -> str:
+def file_name(name: str) -> str:
+    """Return what the file of an optimizer is called by custom: `group_ada_grad.yaml` for GroupAdaGrad."""
     return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower() + ".yaml"

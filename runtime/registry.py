@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import sys
 from typing import Any, TypeVar
 
 from stepspec.optimizer import Optimizer
@@ -15,19 +16,21 @@ _registered: dict[str, type[Optimizer]] = {}
 def register(cls: Class) -> Class:
     """Make a class known to `create` under its name, case-insensitive; usable as a decorator.
 
+    A class that is defined once more, as by reloading its module, takes the place of its former self.
+
     Raises
     ------
     TypeError
         If it is not a subclass of `Optimizer`.
     ValueError
-        If another class has the name.
+        If another class has the name; both are named, with their files.
 
     """
     if not (isinstance(cls, type) and issubclass(cls, Optimizer)):
         raise TypeError(f"register takes a subclass of stepspec.Optimizer, not {cls!r}")
     known = _classes().get(cls.__name__.lower(), cls)
-    if known is not cls:
-        raise ValueError(f"the name {cls.__name__!r} is taken by {known.__module__}.{known.__qualname__}")
+    if _full_name(known) != _full_name(cls):
+        raise ValueError(f"{_described(cls)}: the name {cls.__name__!r} is taken by {_described(known)}")
     _registered[cls.__name__.lower()] = cls
     return cls
 
@@ -66,3 +69,12 @@ def _classes() -> dict[str, type[Optimizer]]:
     from stepspec import generated
 
     return {name.lower(): getattr(generated, name) for name in generated.__all__} | _registered
+
+
+def _full_name(cls: type[Optimizer]) -> str:
+    return f"{cls.__module__}.{cls.__qualname__}"
+
+
+def _described(cls: type[Optimizer]) -> str:
+    file = getattr(sys.modules.get(cls.__module__), "__file__", None)
+    return f"{_full_name(cls)} in {file}" if file else _full_name(cls)

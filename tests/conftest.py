@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 import stepspec
-from stepspec.generator.generate import apply, compare
+from stepspec.generator.project import outside_project
+from stepspec.generator.writing import update
 
 TESTS = Path(__file__).parent
 SPECS = TESTS.parent / "specs"
@@ -37,9 +38,7 @@ def optimizer_class(request: pytest.FixtureRequest) -> type[stepspec.Optimizer]:
 def language_package(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """Build the package of tests/specs: rules that use what the language has and the five do not."""
     folder = tmp_path_factory.mktemp("generated") / "language_specs"
-    apply(compare(TESTS / "specs", folder))
-    index = folder / "__init__.py"
-    index.write_text(index.read_text().replace("stepspec.generated.", "language_specs."))
+    update(outside_project(TESTS / "specs", folder))
     sys.path.insert(0, str(folder.parent))
     try:
         yield importlib.import_module("language_specs")

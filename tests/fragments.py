@@ -38,8 +38,8 @@ def module(written: Spec) -> str:
     return emit(written)[f"{written.stem}.py"]
 
 
-def optimizer_class(text: str) -> Any:
-    """Return the class X that the text of a module defines; it has a `step`, but no kernels."""
+def optimizer_class(text: str, name: str = "X") -> Any:
+    """Return the class that the text of a module defines; it has a `step`, but no kernels."""
     names: dict[str, Any] = {"__name__": "x"}
     exec(compile(text, "x.py", "exec"), names)
-    return names["X"]
+    return names[name]

@@ -11,10 +11,13 @@ from typing import Any
 
 import pytest
 
-from stepspec.generator import cli, generate
-from stepspec.generator.emit import TARGETS
+from stepspec.generator import cli
+from stepspec.generator import project as project_folders
+from stepspec.generator.emit import OWN, TARGETS
 from stepspec.generator.errors import SpecError
-from stepspec.generator.generate import apply, compare
+from stepspec.generator.generate import compare
+from stepspec.generator.project import own_project
+from stepspec.generator.writing import update
 
 ROOT = Path(__file__).parent.parent
 
@@ -24,8 +27,8 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Copy specs/ and generated/ for the command line to work on."""
     for name in ("specs", "generated"):
         shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
-    monkeypatch.setattr(cli, "SPECS", tmp_path / "specs")
-    monkeypatch.setattr(cli, "GENERATED", tmp_path / "generated")
+    monkeypatch.setattr(project_folders, "SPECS", tmp_path / "specs")
+    monkeypatch.setattr(project_folders, "GENERATED", tmp_path / "generated")
     return tmp_path
 
 
@@ -34,7 +37,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 def test_generated_code_has_not_drifted() -> None:
-    changes = compare(ROOT / "specs", ROOT / "generated")
+    changes = compare(own_project())
     assert not changes, f"run: make generate\n{changes.diff()}"
 
 
@@ -89,7 +92,7 @@ def test_a_bad_spec_changes_nothing(project: Path, capsys: pytest.CaptureFixture
 
 def test_a_failing_write_changes_nothing(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for path in (project / "generated").glob("*.py"):
-        path.write_text(f"{generate.MARK}specs/ long ago\n")
+        path.write_text(f"{OWN.header()} long ago\n")
     before = contents(project / "generated")
     replace = os.replace
     done: list[Any] = []
@@ -102,7 +105,7 @@ def test_a_failing_write_changes_nothing(project: Path, monkeypatch: pytest.Monk
 
     monkeypatch.setattr(os, "replace", fail_late)
     with pytest.raises(OSError, match="disk full"):
-        apply(compare(project / "specs", project / "generated"))
+        update(own_project())
     assert contents(project / "generated") == before
     assert [path for path in (project / "generated").iterdir() if path.name.startswith(".stepspec")] == []
 
@@ -118,7 +121,7 @@ def ctrl_c() -> Iterator[None]:
 @pytest.mark.usefixtures("ctrl_c")
 def test_ctrl_c_changes_all_or_nothing(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for path in (project / "generated").glob("*.py"):
-        path.write_text(f"{generate.MARK}specs/ long ago\n")
+        path.write_text(f"{OWN.header()} long ago\n")
     replace = os.replace
 
     def interrupt(source: Any, target: Any) -> None:
@@ -126,20 +129,19 @@ def test_ctrl_c_changes_all_or_nothing(project: Path, monkeypatch: pytest.Monkey
         replace(source, target)
 
     monkeypatch.setattr(os, "replace", interrupt)
-    changes = compare(project / "specs", project / "generated")
     with pytest.raises(KeyboardInterrupt):
-        apply(changes)
-    assert not compare(project / "specs", project / "generated"), "all files were written"
+        update(own_project())
+    assert not compare(own_project()), "all files were written"
 
 
 def test_two_specs_of_one_name(project: Path) -> None:
     (project / "specs" / "n_ag.yaml").write_text((project / "specs" / "nag.yaml").read_text())
     with pytest.raises(SpecError, match=r"'NAG' stands in specs/n_ag.yaml already"):
-        compare(project / "specs", project / "generated")
+        compare(own_project())
 
 
 def test_generation_needs_no_generated_code(tmp_path: Path) -> None:
-    """A broken or missing generated/ can be mended with the command itself."""
+    """A broken generated/ can be mended with the command itself."""
     for name in ("specs", "generator", "runtime"):
         shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
     package = tmp_path / "site" / "stepspec"
@@ -147,7 +149,7 @@ def test_generation_needs_no_generated_code(tmp_path: Path) -> None:
     for name in ("specs", "generator"):
         shutil.copytree(ROOT / name, package / name, ignore=shutil.ignore_patterns("__pycache__"))
     (package / "generated").mkdir()
-    (package / "generated" / "__init__.py").write_text("this is not Python\n")
+    (package / "generated" / "__init__.py").write_text(f"{OWN.header()}\nthis is not Python\n")
     program = "from stepspec.generator.cli import main; raise SystemExit(main(['generate']))"
     environment = {**os.environ, "PYTHONPATH": str(package.parent)}
     command = [sys.executable, "-c", program]

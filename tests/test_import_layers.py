@@ -37,7 +37,9 @@ GENERATOR = (
     "cpu_text cuda_text",
     "kernels",
     "emit show",
-    "generate",
+    "project",
+    "generate new",
+    "writing",
     "cli",
 )
 RUNTIME = (
