@@ -13,8 +13,10 @@ from stepspec.generator.ir import (
     Expr,
     Extent,
     If,
+    Kind,
     Name,
     Negative,
+    Noise,
     Power,
     Reduction,
     Select,
@@ -130,6 +132,11 @@ def uses(rule: Rule, name: str) -> bool:
     return any(n.name == name for s in _assigns(rule.statements) for n in names(s.value))
 
 
+def draws_noise(rule: Rule) -> bool:
+    """Tell whether any formula of the rule draws noise."""
+    return any(isinstance(node, Noise) for s in _assigns(rule.statements) for node in walk(s.value))
+
+
 def divides_by_rate(rule: Rule) -> bool:
     """Tell whether a formula divides by the learning rate, so that a rate of 0 must freeze a tensor."""
     tainted = {"lr"}
@@ -163,7 +170,7 @@ def _element_reads(kernel: ArrayKernel) -> set[str]:
     values: list[Expr] = [s.value for s in (*kernel.statements, *kernel.reductions)]
     read = [n for value in values for n in names(value)] + [n for _, n in kernel.writes]
     elements = {name for name, extent in kernel.arrays if extent is Extent.ELEMENT}
-    return {n.name for n in read if n.version == 0 and n.name in elements}
+    return {n.name for n in read if n.version == 0 and n.name in elements and n.kind is not Kind.NOISE}
 
 
 def _flops(statement: Assign) -> int:
@@ -180,6 +187,8 @@ def _flops(statement: Assign) -> int:
                     total += max(1, round(getattr(exponent, "value", 2.0)) - 1)
                 case Call(function=function):
                     total += language.FUNCTIONS[function].flops
+                case Name(kind=Kind.NOISE):
+                    total += language.NOISE_FLOPS
                 case Name() | _:
                     continue
     return total

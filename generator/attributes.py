@@ -18,6 +18,8 @@ def attributes(rule: Rule, host: dict[str, Expr]) -> list[str]:
         lines += _dictionary("flags", "Mapping[str, TensorFlag]", flags)
     if not analysis.uses(rule, "wd"):
         lines.append("uses_wd = False")
+    if analysis.draws_noise(rule):
+        lines.append("draws_noise = True")
     if analysis.divides_by_rate(rule):
         lines.append("frozen_at_zero_rate = True")
     if analysis.takes_max(rule):

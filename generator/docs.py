@@ -11,6 +11,11 @@ from stepspec.generator.printer import Printer
 from stepspec.generator.spec import Hyperparameter, Spec, number_text
 from stepspec.generator.text import WIDTH
 
+_NOISE = (
+    "Each ``normal()`` is a standard normal number for every element, drawn anew in every step: `seed`, the "
+    "tensor's name (or else its index), its update count and the element's position decide it, nothing else."
+)
+
 
 def sentence(text: str) -> str:
     return text if text.endswith((".", "!", "?")) else f"{text}."
@@ -44,6 +49,8 @@ def _names_explained(rule: Rule) -> list[str]:
     used = [n for n in ("lr", "wd", "t", "rescale_grad", "clip_gradient") if analysis.uses(rule, n)]
     told = "; ".join(f"``{n}`` is the {language.HOST_NAMES[n].removeprefix('the ')}" for n in used)
     lines = _wrapped(f"where {told}.")
+    if analysis.draws_noise(rule):
+        lines += ["", *_wrapped(_NOISE)]
     if not analysis.uses(rule, "wd"):
         lines += ["", "Weight decay is not part of the rule: a non-zero one is refused."]
     if analysis.divides_by_rate(rule):

@@ -19,18 +19,18 @@ from stepspec.generator.ir import (
     Logic,
     Name,
     Negative,
+    Noise,
     Not,
     Power,
     Reduction,
     Select,
     is_condition,
     names,
+    walk,
 )
 from stepspec.generator.scope import Scope
 from stepspec.generator.spec import Formula
-
-ARITHMETIC = {ast.Add: "+", ast.Sub: "-", ast.Mult: "*", ast.Div: "/"}
-COMPARISONS = {ast.Lt: "<", ast.LtE: "<=", ast.Gt: ">", ast.GtE: ">=", ast.Eq: "==", ast.NotEq: "!="}
+from stepspec.generator.syntax import ARITHMETIC, COMPARISONS, is_draw, spoken, syntax_message, too_deep
 
 
 class MistakeError(Exception):
@@ -45,6 +45,8 @@ class FormulaReader:
         self.scope = scope
         self.problems = scope.problems
         self.lines = formula.text.split("\n")
+        # where each `normal()` stands: their order in the text tells them apart
+        self.draws: list[tuple[int, int]] = []
 
     # places
 
@@ -71,15 +73,16 @@ class FormulaReader:
         except SyntaxError as error:
             line = min(max(error.lineno or 1, 1), len(self.lines))
             column = max((error.offset or 1) - 1, 0)
-            self.problems.add(self.formula.span(line, column, 1), *_syntax_message(self.lines[line - 1]))
+            self.problems.add(self.formula.span(line, column, 1), *syntax_message(self.lines[line - 1]))
             return None
         except (RecursionError, MemoryError, ValueError):
             self.problems.add(self.formula.span(1, 0, 1), "this formula is nested too deeply")
             return None
-        deep = _too_deep(tree)
+        deep = too_deep(tree)
         if deep is not None:
             self.problems.add(self.span(deep), "this formula is nested too deeply", "name its parts")
             return None
+        self.draws = sorted((n.lineno, n.col_offset) for n in ast.walk(tree) if is_draw(n))
         return tree  # type: ignore[return-value]  # mode is 'exec' or 'eval'
 
     def static_condition(self, key: str) -> Expr | None:
@@ -90,6 +93,7 @@ class FormulaReader:
         read = set(self.scope.read)
         try:
             condition = self.condition(tree.body)
+            self._refuse_noise(condition, key)
             for name in names(condition):
                 # a requirement is on the optimizer: no tensor is there yet
                 per_tensor = key == "require" and name.varies is Extent.TENSOR
@@ -106,6 +110,13 @@ class FormulaReader:
         finally:
             self.scope.read = read
         return condition
+
+    def _refuse_noise(self, condition: Expr, key: str) -> None:
+        for node in walk(condition):
+            if isinstance(node, Noise):
+                hint = "it is drawn anew in each step; write 'a if c else b' in the rule"
+                self.problems.add(node.span, f"{key} cannot depend on noise", hint)
+                raise MistakeError
 
     # expressions
 
@@ -205,13 +216,14 @@ class FormulaReader:
             raise self.wrong(
                 node, "unknown name 'learning_rate'", "did you mean 'lr', which has schedule and multiplier?"
             )
-        if name in language.FUNCTIONS or name in language.REDUCTIONS:
-            raise self.wrong(node, f"'{name}' is a function", f"write {name}(...)")
+        if name in language.CALLED:
+            inside = "" if name == language.NOISE else "..."
+            raise self.wrong(node, f"'{name}' is a function", f"write {name}({inside})")
         if any(
             isinstance(n, ast.Name) and n.id == name and isinstance(n.ctx, ast.Store) for n in self._later()
         ):
             raise self.wrong(node, f"'{name}' is read before it is assigned")
-        known = {*scope.names, *language.FUNCTIONS, *language.REDUCTIONS}
+        known = {*scope.names, *language.CALLED}
         scope.read.add(closest(name, known))  # whoever mistypes a name has used it
         raise self.wrong(node, f"unknown name '{name}'", nearest(name, known))
 
@@ -234,14 +246,10 @@ class FormulaReader:
         name = node.func.id
         if name in language.REDUCTIONS:
             return self._reduction(node, name)
-        if name == "normal":
-            raise self.wrong(node, "normal() is not supported yet")
+        if name == language.NOISE:
+            return self._noise(node)
         if name not in language.FUNCTIONS:
-            raise self.wrong(
-                node.func,
-                f"unknown function '{name}'",
-                nearest(name, {*language.FUNCTIONS, *language.REDUCTIONS}),
-            )
+            raise self.wrong(node.func, f"unknown function '{name}'", nearest(name, language.CALLED))
         function = language.FUNCTIONS[name]
         if node.keywords:
             raise self.wrong(node, f"{name} takes no keyword arguments")
@@ -253,6 +261,15 @@ class FormulaReader:
         if not function.host and not any(argument.stage for argument in arguments):
             raise self.wrong(node, f"{name} of numbers that the host knows is not supported")
         return Call(name, arguments, span=self.span(node))
+
+    def _noise(self, node: ast.Call) -> Noise:
+        if node.args or node.keywords:
+            raise self.wrong(node, "normal() takes no arguments", "scale it, as in sqrt(lr) * normal()")
+        stream = 1 + self.draws.index((node.lineno, node.col_offset))
+        if stream > language.MOST_DRAWS:
+            most = f"a rule can draw {language.MOST_DRAWS} times"
+            raise self.wrong(node, most, "give a draw a name to use it more than once")
+        return Noise(stream, span=self.span(node))
 
     def _reduction(self, node: ast.Call, name: str) -> Reduction:
         if len(node.args) != 1 or any(k.arg != "per" for k in node.keywords):
@@ -284,41 +301,3 @@ def compares_ndim(condition: Compare) -> bool:
             return True
         case _:
             return False
-
-
-def _too_deep(tree: ast.AST) -> ast.expr | ast.stmt | None:
-    """Return a node that stands deeper than the language allows, or None; without recursion."""
-    queue: list[tuple[ast.AST, int]] = [(tree, 0)]
-    while queue:
-        node, depth = queue.pop()
-        if depth > language.MOST_NESTING and isinstance(node, ast.expr | ast.stmt):
-            return node
-        queue.extend((child, depth + 1) for child in ast.iter_child_nodes(node))
-    return None
-
-
-def _syntax_message(line: str) -> tuple[str, str]:
-    if "^" in line:
-        return "this line cannot be read", "a power is written **"
-    if line.count("(") != line.count(")"):
-        return "this line cannot be read", "its brackets do not match"
-    return "this line cannot be read", "formulas are written as in Python"
-
-
-def spoken(node: ast.AST) -> str:
-    words = {
-        ast.Attribute: "an attribute",
-        ast.Subscript: "a subscript",
-        ast.Lambda: "a lambda",
-        ast.For: "a loop",
-        ast.While: "a loop",
-        ast.FunctionDef: "a function definition",
-        ast.Import: "an import",
-        ast.ImportFrom: "an import",
-        ast.Tuple: "a tuple",
-        ast.List: "a list",
-        ast.JoinedStr: "a string",
-        ast.NamedExpr: "an assignment in a formula",
-        ast.UnaryOp: "this operator",
-    }
-    return words.get(type(node), f"'{type(node).__name__.lower()}'")

@@ -1,4 +1,4 @@
-"""Give names to what kernels take from outside: versions, reductions, scalars."""
+"""Give names to what kernels take from outside: noise, versions, reductions, scalars."""
 
 import re
 from collections.abc import Callable, Iterable, Mapping
@@ -18,6 +18,7 @@ from stepspec.generator.ir import (
     Kind,
     Name,
     Negative,
+    Noise,
     Power,
     Reduction,
     Select,
@@ -27,6 +28,7 @@ from stepspec.generator.ir import (
     names,
     rebuild,
 )
+from stepspec.generator.language import draw_name
 from stepspec.generator.passes import outputs
 from stepspec.generator.spec import number_text
 
@@ -56,6 +58,20 @@ class Hoisted:
 
     statements: Statements
     host: dict[str, Expr]
+
+
+def name_noise(statements: Statements) -> Statements:
+    """Return the statements with every draw as an array that kernels read.
+
+    Example: `weight - normal() - normal()` becomes `weight - normal - normal_2`.
+    """
+
+    def resolve(expr: Expr) -> Expr:
+        if not isinstance(expr, Noise):
+            return rebuild(expr, resolve)
+        return Name(draw_name(expr.stream), Kind.NOISE, expr.extent, expr.stage, span=expr.span)
+
+    return tuple(replace(statement, value=resolve(statement.value)) for statement in statements)
 
 
 def name_versions(statements: Statements) -> Statements:

@@ -41,6 +41,7 @@ class Kind(Enum):
     HOST = "host"
     ARRAY = "array"
     STATE = "state"
+    NOISE = "noise"
     LOCAL = "local"
     STATIC = "static"
 
@@ -171,6 +172,21 @@ class Call(_Node):
 
 
 @dataclass(frozen=True)
+class Noise(_Node):
+    """`normal()`: a standard normal number per element and step; each in a rule has its `stream`, from 1."""
+
+    stream: int
+
+    @cached_property
+    def extent(self) -> Extent:
+        return Extent.ELEMENT
+
+    @cached_property
+    def stage(self) -> int:
+        return 1
+
+
+@dataclass(frozen=True)
 class Spread(_Node):
     """A value repeated over more axes: what assigning a number to an array state means."""
 
@@ -216,6 +232,7 @@ Expr: TypeAlias = (
     | Not
     | Select
     | Call
+    | Noise
     | Spread
     | Reduction
 )

@@ -39,13 +39,15 @@ RESERVED = frozenset(
     norm mean total largest where power spread clip_between
     row_norm row_sum row_mean row_max column_norm column_sum column_mean column_max
     lr_mult wd_mult update_count rule plan bool dict float int min range str super tuple
-    columns present_rows present copy noise_key noise_count
+    columns present_rows present copy noise_key noise_count draws_noise
+    normal_2 normal_3 normal_4 normal_5 normal_6 normal_7 normal_8
     Any Array Callable ClassVar Flag Hyperparameter Layout Mapping Optimizer Rate RowSparse Sequence State
     TensorFlag Variant
     """.split()
 )
 
 LARGEST_POWER = 8
+MOST_DRAWS = 8
 MOST_VARIANTS = 8
 MOST_NESTING = 60
 LONGEST_UPDATE = 20_000
@@ -84,5 +86,16 @@ REDUCTIONS = {
     "mean": {"tensor": "mean", "row": "row_mean", "column": "column_mean"},
     "max": {"tensor": "largest", "row": "row_max", "column": "column_max"},
 }
+# a standard normal number for each element, drawn anew in each step; its operations
+NOISE = "normal"
+NOISE_FLOPS = 150
+# what a formula can call
+CALLED = frozenset((*FUNCTIONS, *REDUCTIONS, NOISE))
+
 PER = ("tensor", "row", "column", "model")
 STATE_PER = ("element", "row", "column", "tensor")
+
+
+def draw_name(stream: int) -> str:
+    """Return how a kernel calls the numbers of a stream: `normal`, `normal_2` and so on."""
+    return NOISE if stream == 1 else f"{NOISE}_{stream}"

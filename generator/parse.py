@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from stepspec.generator import language
 from stepspec.generator.errors import Problems
-from stepspec.generator.formulas import ARITHMETIC, FormulaReader, MistakeError, compares_ndim, spoken
+from stepspec.generator.formulas import FormulaReader, MistakeError, compares_ndim
 from stepspec.generator.ir import (
     Assign,
     Binary,
@@ -25,6 +25,7 @@ from stepspec.generator.ir import (
 )
 from stepspec.generator.scope import Scope
 from stepspec.generator.spec import Spec
+from stepspec.generator.syntax import ARITHMETIC, spoken
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +131,7 @@ class _RuleReader(FormulaReader):
             raise self.wrong(target, "grad cannot be assigned", "gradients are never written; use a new name")
         if known is not None and known.kind in (Kind.HYPERPARAMETER, Kind.HOST, Kind.STATIC):
             raise self.wrong(target, f"'{name}' cannot be assigned", "use a new name")
-        if name in language.FUNCTIONS or name in language.REDUCTIONS or name == "learning_rate":
+        if name in language.CALLED or name == "learning_rate":
             raise self.wrong(target, f"'{name}' has a meaning already", "use a new name")
         if name in language.RESERVED or name in language.COMMON_ARGUMENTS:
             raise self.wrong(target, f"'{name}' is used by the generated code", "use a new name")

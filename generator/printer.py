@@ -14,6 +14,7 @@ from stepspec.generator.ir import (
     Logic,
     Name,
     Negative,
+    Noise,
     Not,
     Power,
     Reduction,
@@ -74,6 +75,9 @@ class Printer:
     def reduction(self, expr: Reduction) -> str:
         raise AssertionError("a reduction stands alone on its line before kernels are printed")
 
+    def noise(self, stream: int) -> str:
+        return f"{language.NOISE}()"
+
     def spread(self, expr: Spread) -> tuple[str, int]:
         return self._parts(expr.value)
 
@@ -112,6 +116,8 @@ class Printer:
                 return self.select(expr)
             case Call():
                 return self.call(expr), ATOM if expr.function != "square" or expr.stage else POWER
+            case Noise(stream=stream):
+                return self.noise(stream), ATOM
             case Reduction():
                 return self.reduction(expr), ATOM
             case Spread():
@@ -179,6 +185,9 @@ class ReferencePrinter(Printer):
 
     def reduction(self, expr: Reduction) -> str:
         return f"{self.use(language.REDUCTIONS[expr.function][expr.per.word])}({self.text(expr.value)})"
+
+    def noise(self, stream: int) -> str:
+        return f"p.{language.NOISE}({stream if stream > 1 else ''})"
 
     def spread(self, expr: Spread) -> tuple[str, int]:
         # what is summed has the shape of rows or columns: some array must lend it

@@ -145,7 +145,7 @@ class _Reader(ValueReader):
             **dict.fromkeys(
                 [*language.HOST_NAMES, *language.ARRAY_NAMES, *language.STATIC_NAMES], "every rule"
             ),
-            **dict.fromkeys([*language.FUNCTIONS, *language.REDUCTIONS, "normal"], "the language"),
+            **dict.fromkeys(language.CALLED, "the language"),
         }
         if not IDENTIFIER.match(name) or keyword.iskeyword(name) or keyword.issoftkeyword(name):
             self.problems.add(span, f"'{name}' cannot name a {what}", "use letters, digits and underscores")

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
-from stepspec.generator.ir import Extent, Reduction, Statements, names
+from stepspec.generator.ir import Extent, Kind, Reduction, Statements, names
 from stepspec.generator.kernel_text import key, name_tuple, reduction_of, reduction_text
 from stepspec.generator.loops import ArrayLines
 from stepspec.generator.rounds import Rounds
@@ -72,7 +72,7 @@ class RowLines(ArrayLines):
     def _fresh(self, statements: Statements, stored: Iterable[str], met: set[str]) -> tuple[str, ...]:
         """Return the matrices that are met for the first time, and note them in `met`."""
         used = (n for s in statements for n in names(s.value))
-        read = {n.name for n in used if key(n) not in self.produced}
+        read = {n.name for n in used if key(n) not in self.produced and n.kind is not Kind.NOISE}
         found = tuple(name for name in self.matrices if name in read.union(stored) - met)
         met.update(found)
         return found

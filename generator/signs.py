@@ -20,6 +20,7 @@ from stepspec.generator.ir import (
     Expr,
     Name,
     Negative,
+    Noise,
     Power,
     Reduction,
     Select,
@@ -104,6 +105,8 @@ def value_of(expr: Expr, known: Known) -> Value:
             return _select(condition, of(then), of(otherwise), known)
         case Spread(value=v):
             return of(v)
+        case Noise():
+            return ANY
         case _:
             return UNKNOWN
 

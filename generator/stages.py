@@ -1,6 +1,6 @@
 """From straight-line statements to a Program: which kernels run in which order, and what each one needs.
 
-    program = split_into_stages(hoist(name_reductions(name_versions(statements))))
+    program = split_into_stages(hoist(name_reductions(name_versions(name_noise(statements)))))
 
 Only the last array kernels write weights and states; what they need of earlier stages they recompute from the
 old values, so that nothing is ever half-written. Row reductions end no stage: a chunk holds whole rows.
@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from stepspec.generator.hoist import EMPTY, Hoisted, hoist, name_reductions, name_versions
+from stepspec.generator.hoist import EMPTY, Hoisted, hoist, name_noise, name_reductions, name_versions
 from stepspec.generator.ir import (
     Assign,
     Expr,
@@ -86,7 +86,8 @@ def lower(statements: Statements, host: Mapping[str, Expr] = EMPTY, taken: Itera
         host: the scalars that the host computes for other variants, by name: a class has one of each name.
         taken: names that are no scalar's to take.
     """
-    return split_into_stages(hoist(name_reductions(name_versions(statements)), host, taken))
+    named = name_reductions(name_versions(name_noise(statements)))
+    return split_into_stages(hoist(named, host, taken))
 
 
 def split_into_stages(hoisted: Hoisted) -> Program:

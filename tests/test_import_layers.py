@@ -22,7 +22,7 @@ FOLDERS = {
 GENERATOR = (
     "errors free_names",
     "language text",
-    "document ir",
+    "document ir syntax",
     "signs spec",
     "fold scope values",
     "formulas reader",
@@ -45,8 +45,8 @@ GENERATOR = (
 RUNTIME = (
     "kernel_cache machine_code num_threads places schedule_arguments sources",
     "atomic compilation exclusive formats halves hyperparameters kept",
-    "counts lr_scheduler noise notices sparse_checks states transcendental",
-    "archive batches lanes memory overlaps pointers rates reference sparse storage synchronization",
+    "counts lr_scheduler notices sparse_checks states transcendental",
+    "archive batches lanes memory noise overlaps pointers rates reference sparse storage synchronization",
     "objects one_place rule tally work",
     "arguments canonical checks inputs reading_arrays reading_calls tables threads",
     "streaming",
@@ -140,7 +140,7 @@ NUMBA_AT_THE_TOP = {
     "work",
 }
 LAYERS = {"stepspec": RUNTIME, "stepspec.cuda": CUDA, "stepspec.generator": GENERATOR}
-GENERATED_MAY_IMPORT = {"numpy", "typing", "collections", "collections.abc"}
+GENERATED_MAY_IMPORT = {"math", "numpy", "typing", "collections", "collections.abc"}
 
 
 @dataclass(frozen=True)

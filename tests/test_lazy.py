@@ -73,6 +73,11 @@ def test_verdicts_of_specs(name: str, texts: list[str]) -> None:
         # bias correction: the state fades without gradients
         ("h = 0.9 * h + grad\nweight -= lr * grad * h", {"state": HISTORY}, "False"),
         ("v = weight\nweight -= lr * grad * v", {"state": "v: {init: weight}"}, "False"),
+        ("weight -= lr * grad * normal()", {}, "True"),
+        ("weight -= lr * grad + sqrt(lr) * normal()", {}, "False"),
+        ("h += square(grad)\nweight -= lr * grad / (h + abs(normal()))", {"state": HISTORY}, "False"),
+        ("weight -= grad + epsilon * normal()", {"hyperparameters": EPSILON}, "epsilon == 0"),
+        ("h = 0.9 * h + normal()\nweight -= lr * grad * h", {"state": HISTORY}, "False"),
     ],
 )
 def test_verdict(update: str, declared: dict[str, str], text: str) -> None:

@@ -9,9 +9,10 @@ from stepspec.generator.analysis import compile_variants, cost, divides_by_rate,
 from stepspec.generator.cpu_text import print_cpu
 from stepspec.generator.errors import SpecError
 from stepspec.generator.fold import fold
-from stepspec.generator.hoist import hoist, name_reductions
+from stepspec.generator.hoist import hoist, name_noise, name_reductions
 from stepspec.generator.ir import Extent, Statements
 from stepspec.generator.kernels import print_kernels
+from stepspec.generator.language import NOISE_FLOPS
 from stepspec.generator.parse import Rule, parse
 from stepspec.generator.passes import prune, specialise, straight_line, variants
 from stepspec.generator.printer import HostPrinter, ReferencePrinter
@@ -64,6 +65,8 @@ MOM = "mom: {when: momentum > 0}"
         ),
         ("sqrt(lr) * grad", "math.sqrt(lr) * grad"),
         ("1.50 * grad", "1.5 * grad"),
+        ("grad - sqrt(lr) * normal()", "grad - math.sqrt(lr) * p.normal()"),
+        ("normal() if normal() > 0 else -normal()", "where(p.normal(2) > 0, p.normal(), -p.normal(3))"),
     ],
 )
 def test_formulas_keep_their_tree(written: str, printed: str) -> None:
@@ -169,6 +172,28 @@ def test_name_reductions() -> None:
         "h = h + row_mean_square_grad",
         "weight = weight - lr * grad / sqrt(h)",
     ]
+
+
+def test_a_variant_does_not_renumber_draws() -> None:
+    update = "g = grad\nif noisy:\n  g += normal()\nz = normal()\nweight -= lr * g * z * z"
+    found = rule(update, tensors="noisy: {default: true}")
+    without, with_noise = (lines(straight_line(found, choice)) for choice in variants(found))
+    assert without == ["g = grad", "z = p.normal(2)", "weight = weight - lr * g * z * z"]
+    assert with_noise[1:3] == ["g = g + p.normal()", "z = p.normal(2)"]
+
+
+def test_name_noise() -> None:
+    found = name_noise(only(rule("weight -= lr * norm(normal()) * (grad - normal())")))
+    assert lines(name_reductions(found)) == [
+        "norm_normal = norm(normal)",
+        "weight = weight - dtype(lr * norm_normal) * (grad - normal_2)",
+    ]
+
+
+def test_noise_costs_no_memory() -> None:
+    (found,) = compile_variants(rule("weight -= normal() * normal()"))
+    assert (cost(found).reads, cost(found).writes) == (1, 1)
+    assert cost(found).flops == 2 * NOISE_FLOPS + 2
 
 
 def test_hoist_names_the_scalars_of_array_formulas() -> None:

@@ -195,7 +195,7 @@ def test_schema_knows_the_reserved_names(schema: jsonschema.Draft202012Validator
     assert isinstance(schema.schema, dict)
     listed = set(schema.schema["$defs"]["unreserved"]["not"]["enum"])
     tables = (language.RESERVED, language.COMMON_ARGUMENTS, language.HOST_NAMES, language.ARRAY_NAMES)
-    functions = (language.STATIC_NAMES, language.FUNCTIONS, language.REDUCTIONS, ("normal",))
+    functions = (language.STATIC_NAMES, language.CALLED)
     words = {word for table in (*tables, *functions, keyword.kwlist) for word in table} - {"learning_rate"}
     assert words <= listed
 
