@@ -84,6 +84,10 @@ def _number(n: Any) -> Any:
     return np.int64(n).view(np.float64)
 
 
+def _root(x: Any) -> Any:
+    return math.sqrt(x)
+
+
 def _teach(function: Callable[..., Any], scalar_form: Callable[..., Any]) -> None:
     """Let compiled code call `function`, a plain one, as `scalar_form`."""
     options: Any = OPTIONS | {"forceinline": True}
@@ -94,18 +98,25 @@ def _teach(function: Callable[..., Any], scalar_form: Callable[..., Any]) -> Non
 _teach(transcendental.select, _select)
 _teach(transcendental.bits, _bits)
 _teach(transcendental.number, _number)
+_teach(transcendental.root, _root)
 for _function in (
     transcendental.power_of_two,
     transcendental.reduced_expm1,
     transcendental.exp,
     transcendental.log,
+    transcendental.reduced_log,
     transcendental.tanh,
+    transcendental.cos_of_turns,
+    transcendental.uniform,
+    transcendental.normal,
 ):
     _teach(_function, _function)
 
 
 # the float64 functions, by names that code for other targets can replace
 _exp, _log, _tanh = transcendental.exp, transcendental.log, transcendental.tanh
+# of four random words, in float64: what stands behind `normal()` in a rule
+normal = inlined(transcendental.normal)
 
 
 @inlined

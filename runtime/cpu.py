@@ -111,7 +111,7 @@ class Kernel:
             return 1, 1
         if self.form == "elements":
             return CHUNK, rows * columns
-        if {parameter.role for parameter in self.parameters}.isdisjoint(("element", "row")):
+        if {parameter.role for parameter in self.parameters}.isdisjoint(("element", "row", "noise")):
             return 1, 1  # nothing in it belongs to a row: once for the tensor, even if it has no rows
         aligned = [_alignment(p.reduction, columns) for p in self.parameters if p.reduction]
         unit = math.lcm(*aligned)
@@ -155,8 +155,8 @@ def elements(*arrays: str, **reductions: str) -> Callable[[Function], Kernel]:
     ----------
     *arrays : str
         The function's first parameters: 1-D arrays from element 0 of the chunk on, read and written in
-        float32 or float64 however they are stored. `weight` and `grad` are what their names say, all others
-        states or results of reductions.
+        float32 or float64 however they are stored. `weight` and `grad` are what their names say, `normal`,
+        `normal_2`, ... are drawn, all others states or results of reductions.
     **reductions : str
         Its next parameters: buffers of the chunk's length, to be filled with what is then reduced over the
         tensor as "norm", "sum", "mean" or "max", in the canonical order; a kernel with buffers writes no
@@ -218,7 +218,7 @@ def _kernel(
             f"{function.__qualname__}: the first parameters must be {', '.join(expected)}; "
             f"they are {', '.join(names[: len(expected)])}"
         )
-    parameters = [Parameter(name, role) for name, role in arrays]
+    parameters = [Parameter.array(name, role) for name, role in arrays]
     parameters += [Parameter(name, "buffer", reduction) for name, reduction in reductions.items()]
     parameters += [Parameter(name, "scalar") for name in names[len(expected) :]]
     return Kernel(function, form, tuple(parameters), returns)

@@ -6,7 +6,8 @@ the address of one int64 per slot, the address of a row with one value per tenso
 element, row and column arrays, float64 scalars, and addresses of float64 scratch for buffers (their partial
 results go there). Behind the parameters of kernels over arrays stand the column counts; the addresses of
 the int64 rows that a row-sparse gradient holds, and how many they are; the addresses of half precision
-weights beside their masters; and for noise the key and the update count, all int64. An entry makes arrays
+weights beside their masters; and for noise the key and the update count, all int64. A parameter that is
+drawn has the key in its own slot, too. An entry makes arrays
 that start at 0 (LLVM vectorizes those, but not a range of a longer array), rounds scalars once to the
 compute dtype, and calls the function with all of them. It does without Python, unless it runs out of
 memory.
@@ -29,7 +30,7 @@ from stepspec.canonical import BLOCK, LANES, ROW_BLOCK
 from stepspec.compilation import inlined, inner
 from stepspec.layout import Layout
 from stepspec.memory import report
-from stepspec.pieces import EXTRA_WORDS, fetcher, steps
+from stepspec.pieces import EXTRA_WORDS, Piece, fetcher, steps
 from stepspec.pointers import LINE, address_in, address_of, at, pointer, stack
 from stepspec.reductions import flat_step, groups, row_step
 from stepspec.slots import arguments_of, results_of
@@ -46,7 +47,7 @@ def elements_entry(function: Any, layout: Layout) -> Entry:
     """Return the entry of a flat kernel: `start` and `count` are elements."""
     if layout.formats.gradient == "lazy":
         return _lazy(function, layout)
-    if layout.buffers or steps(layout):
+    if layout.places or steps(layout):
         return _blocks(function, layout)
     arguments = arguments_of(layout)
 
@@ -61,7 +62,7 @@ def rows_entry(function: Any, layout: Layout) -> Entry:
     if layout.formats.gradient == "lazy":
         return _lazy(function, layout)
     columns_slot = layout.tail("columns")
-    if layout.buffers or steps(layout):
+    if layout.places or steps(layout):
         some_rows, space = _some_rows(function, layout), _space(layout)
 
         def pieces(tables: int, tensor: int, start: int, count: int) -> None:
@@ -97,21 +98,21 @@ def scalars_entry(function: Any, layout: Layout, returns: int) -> Entry:
 
 def _blocks(function: Any, layout: Layout) -> Entry:
     """Return the entry of a flat kernel that takes pieces of a block, with scratch on the stack."""
-    arguments, number, buffers = arguments_of(layout), layout.number, layout.buffers
+    arguments, number, buffers, many = arguments_of(layout), layout.number, layout.buffers, len(layout.places)
     before = _in_order(steps(layout))
     after = _in_order([flat_step(group, number, _in_memory(layout)) for group in groups(buffers)])
-    piece = PART if buffers else BLOCK
-    space, room = stack(len(buffers) * piece, number, LINE), piece * layout.size
+    most = PART if buffers else BLOCK
+    space, room = stack(many * most, number, LINE), most * layout.size
     lanes = stack(len(buffers) * LANES, float64, LINE)
-    gradient = stack(piece if layout.scattered else 0, number)
-    noise = stack(piece + EXTRA_WORDS if layout.formats.stochastic else 0, uint32)
+    gradient = stack(most if layout.scattered else 0, number)
+    noise = stack(most + EXTRA_WORDS if layout.formats.stochastic else 0, uint32)
 
     def entry(tables: int, tensor: int, start: int, count: int) -> None:
         values, dense, words = address_of(space()), address_of(gradient()), address_of(noise())
         lane_of, end = address_of(lanes()), start + count
-        for position in range(start, end, piece):
-            size = min(piece, end - position)
-            before(tables, tensor, position, size, dense, words)
+        for position in range(start, end, most):
+            size = min(most, end - position)
+            before(Piece(tables, tensor, position, size, dense, words, values, room))
             word = words + 4 * (position % 4)
             function(*arguments(tables, tensor, position, size, 1, values, room, dense, word))
             after(tables, tensor, values, room, lane_of, position, size, end)
@@ -132,14 +133,14 @@ def _in_memory(layout: Layout) -> list[tuple[int, int]]:
 
 def _space(layout: Layout) -> Any:
     """Return `space(columns)`: bytes of scratch for at least a row, or a block of elements."""
-    buffers, scattered = len(layout.buffers), layout.scattered
+    many, scattered = len(layout.places), layout.scattered
     size, noisy = layout.size, layout.formats.stochastic
 
     @inlined
     def space(columns: int) -> int:
         most = max(BLOCK, columns)
         gradient, noise = most * size * scattered, (most + EXTRA_WORDS) * 4 * noisy
-        return buffers * (most + BLOCK) * size + gradient + noise
+        return many * (most + BLOCK) * size + gradient + noise
 
     return space
 
@@ -149,7 +150,7 @@ def _some_rows(function: Any, layout: Layout) -> Any:
     arguments, number, scattered = arguments_of(layout), layout.number, layout.scattered
     before = _in_order(steps(layout))
     after = _in_order([row_step(group, number) for group in groups(layout.buffers)])
-    many, size = len(layout.buffers), layout.size
+    many, size = len(layout.places), layout.size
 
     @inner
     def some_rows(
@@ -163,7 +164,7 @@ def _some_rows(function: Any, layout: Layout) -> Any:
         row = start
         while row < end:
             rows, position = min(at_once, end - row, ROW_BLOCK - row % ROW_BLOCK), row * columns
-            before(tables, tensor, position, rows * columns, dense, words)
+            before(Piece(tables, tensor, position, rows * columns, dense, words, values, room))
             word = words + 4 * (position % 4)
             function(*arguments(tables, tensor, row, rows, columns, values, room, dense, word))
             after(tables, tensor, values, room, columns, row, rows, end)

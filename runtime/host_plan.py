@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from stepspec import cpu, noise
+from stepspec import cpu
 from stepspec.checks import Entry
 from stepspec.compilation import log
 from stepspec.exclusive import uninterrupted
 from stepspec.gradients import GradientRows
 from stepspec.inputs import Inputs
-from stepspec.plan import Given, Order, Plan, address_rows, names_of
+from stepspec.plan import Given, Order, Plan, address_rows, names_of, noise_counts, noisy
 from stepspec.rates import Rates
 from stepspec.recognition import Known
 from stepspec.states import Array
@@ -60,7 +60,7 @@ class HostPlan(Plan[tuple[Group, ...]]):
         self._buffers: list[list[Copy]] = [[] for _ in entries]
         arrays = {"grad": self.gradients.addresses, **address_rows(entries, self._contiguous(names))}
         self.tables = Tables(self.shapes, arrays, self.gradients.present_rows, self.gradients.present)
-        self._noisy = [i for i, entry in enumerate(entries) if entry.stochastic]
+        self._noisy = noisy(optimizer, entries)
         for i in self._noisy:
             self.tables.noise_key[i] = optimizer._noise_key(self.indices[i])
         self.inputs = Inputs(self.tables.inputs, self.labels)
@@ -98,8 +98,8 @@ class HostPlan(Plan[tuple[Group, ...]]):
         # arrays that are not contiguous, states per tensor, and counts
         for array, memory in self._loads:
             memory[...] = array
-        for i in self._noisy:
-            self.tables.noise_count[i] = rates.distinct[rates.of[i]].t & noise.WORD_MASK
+        if self._noisy:
+            self.tables.noise_count[:] = noise_counts(rates)
         self.note_layouts(optimizer)
         for group in groups:
             _launch(group, self.known.tally.raising(group.part))

@@ -9,6 +9,7 @@ from typing import Any
 import numba
 
 from stepspec.formats import HALF, SUPPORTED, Formats
+from stepspec.noise import STREAMS
 from stepspec.reductions import Reduction
 from stepspec.storage import array_type, width
 
@@ -19,13 +20,26 @@ ARRAYS = ("element", "row", "column")
 class Parameter:
     """A parameter of a kernel, or another slot of its table.
 
-    role: "element", "row", "column" (arrays), "scalar", "buffer" (with its `reduction`), "result" (of a
-    scalars kernel), or, in the tail, its name.
+    role: "element", "row", "column" (arrays), "noise" (an array of elements that no memory holds, drawn piece
+    by piece; its slot has the key), "scalar", "buffer" (with its `reduction`), "result" (of a scalars
+    kernel), or, in the tail, its name.
     """
 
     name: str
     role: str
     reduction: Reduction | None = None
+
+    @classmethod
+    def array(cls, name: str, role: str) -> Parameter:
+        """Return the parameter of an array; `normal`, `normal_2`, ... are noise."""
+        return cls(name, "noise" if name in STREAMS else role)
+
+    @property
+    def shape(self) -> str:
+        """Return what there is one number for: "element", "row" or "column"; of others, the role."""
+        if self.reduction:
+            return self.reduction.over
+        return "element" if self.role == "noise" else self.role
 
 
 # the slots behind the parameters of every kernel over arrays, see Note [Entries]
@@ -105,6 +119,17 @@ class Layout:
         """Return the slot and the reduction of every buffer."""
         return [(slot, p.reduction) for slot, p in enumerate(self.parameters) if p.reduction]
 
+    @functools.cached_property
+    def noise(self) -> list[tuple[int, int]]:
+        """Return the slot and the stream of every array of noise."""
+        return [(slot, STREAMS[p.name]) for slot, p in enumerate(self.parameters) if p.role == "noise"]
+
+    @functools.cached_property
+    def places(self) -> dict[int, int]:
+        """Return the slots of what a piece has in scratch, in order: buffers first, then noise."""
+        slots = [slot for slot, _ in (*self.buffers, *self.noise)]
+        return {slot: place for place, slot in enumerate(slots)}
+
     def tail(self, name: str) -> int:
         """Return a slot behind the parameters."""
         return len(self.parameters) + [parameter.name for parameter in TAIL].index(name)
@@ -122,11 +147,11 @@ class Layout:
 
     def kind(self, parameter: Parameter) -> Any:
         """Return the type of an argument."""
-        shape = parameter.reduction.over if parameter.reduction else parameter.role
-        if shape == "scalar":
+        if parameter.role == "scalar":
             return self.number
-        ndim = 2 if shape == "element" and not self.flat else 1
-        if parameter.reduction or (parameter.name == "grad" and self.scattered):
+        ndim = 2 if parameter.shape == "element" and not self.flat else 1
+        in_scratch = parameter.reduction or parameter.role == "noise"
+        if in_scratch or (parameter.name == "grad" and self.scattered):
             return array_type(self.number, ndim, self.formats.compute)
         if parameter.name == "weight":
             formats = self.formats

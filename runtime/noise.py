@@ -1,11 +1,18 @@
-"""Random bits that depend on nothing but a seed, a tensor and its step; stochastic rounding in NumPy.
+"""Random bits that depend on nothing but a seed, a tensor and its step; what they become, in NumPy.
 
 Note [Noise]
 Philox4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", 2011) turns a key of two words
 and a counter of four into four random words. The key is a hash of the seed and the tensor's name. The counter
-of block b is (b's low word, b's high word, the tensor's update count, the stream), and element e of a weight,
-in C order, has word e % 4 of block e // 4. So whatever computes an element, on any path and in any chunk,
-finds the same bits; what they become is integer or exact arithmetic, equal in compiled kernels to the bit.
+of block b is (b's low word, b's high word, the tensor's update count, the stream). Elements of a weight are
+numbered in C order, from 0. So whatever computes an element, on any path and in any chunk, finds the same
+bits; what they become is integer arithmetic, or float64 in one sequence of operations, equal in compiled
+kernels to the bit.
+
+Stochastic rounding has stream 0: element e has word e % 4 of block e // 4. The n-th `normal()` of a rule, in
+reading order, has stream n: element e has block e, all of it. Words 0 and 1 make u = (2 * k + 1) / 2**53 with
+k < 2**52, words 2 and 3 v = m / 2**52 with m < 2**52, both exactly; sqrt(-2 * log(u)) * cos(2 * pi * v) in
+float64 is the number (Box and Muller, 1958), between -8.6 and 8.6, and it is rounded once to the compute
+dtype.
 """
 
 from __future__ import annotations
@@ -15,6 +22,8 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
+from stepspec import transcendental
 
 # uint64 numbers: arrays here, scalars in compiled code
 Words = Any
@@ -27,6 +36,10 @@ MULTIPLIER_0, MULTIPLIER_1 = np.uint64(0xD2511F53), np.uint64(0xCD9E8D57)
 STEP_0, STEP_1 = np.uint64(0x9E3779B9), np.uint64(0xBB67AE85)
 # the stream of a weight's rounding
 ROUNDING = 0
+# arguments of a kernel that are drawn -> the stream of each
+STREAMS = {"normal" if stream == 1 else f"normal_{stream}": stream for stream in range(1, 9)}
+# elements drawn at once, so that what is between stays in the cache
+SLAB = 16384
 
 
 def philox(
@@ -80,11 +93,44 @@ def words(key: int, count: int, shape: tuple[int, ...]) -> npt.NDArray[np.uint32
 
     """
     size = int(np.prod(shape, dtype=np.int64))
-    blocks = np.arange(-(-size // 4), dtype=np.uint64)
-    step, stream = np.full_like(blocks, count & WORD_MASK), np.full_like(blocks, ROUNDING)
-    k0, k1 = np.uint64(key & 0xFFFFFFFF), np.uint64(key >> 32 & 0xFFFFFFFF)
-    found = philox(blocks & WORD, blocks >> SHIFT, step, stream, k0, k1)
+    found = _blocks(key, count, ROUNDING, np.arange(-(-size // 4), dtype=np.uint64))
     return np.stack(found, axis=1).astype(np.uint32).reshape(-1)[:size].reshape(shape)
+
+
+def normals(key: int, count: int, stream: int, elements: npt.NDArray[Any], dtype: Any) -> npt.NDArray[Any]:
+    """Return the standard normal numbers of elements of a weight, see Note [Noise].
+
+    Parameters
+    ----------
+    key
+        From `tensor_key`.
+    count
+        The tensor's update count, of which the lower 32 bits are used.
+    stream
+        Which `normal()` of the rule, from 1.
+    elements
+        Their numbers, in C order of the weight: whole numbers from 0, of any shape.
+    dtype
+        What the numbers are rounded to: float32 or float64.
+
+    Returns
+    -------
+    array of dtype, shaped like `elements`
+
+    """
+    flat = elements.reshape(-1).astype(np.uint64, copy=False)
+    found = np.empty(flat.size, dtype)
+    for start in range(0, flat.size, SLAB):
+        part = slice(start, start + SLAB)
+        found[part] = transcendental.normal(*_blocks(key, count, stream, flat[part]))
+    return found.reshape(elements.shape)
+
+
+def _blocks(key: int, count: int, stream: int, blocks: npt.NDArray[np.uint64]) -> tuple[Words, ...]:
+    """Return the four words of each block."""
+    step, number = np.full_like(blocks, count & WORD_MASK), np.full_like(blocks, stream)
+    k0, k1 = np.uint64(key & WORD_MASK), np.uint64(key >> 32 & WORD_MASK)
+    return philox(blocks & WORD, blocks >> SHIFT, step, number, k0, k1)
 
 
 def round_stochastically(

@@ -49,8 +49,8 @@ class Optimizer(Steps):
         How weights in half precision without a master are rounded. Stochastic rounding is unbiased: a small
         update moves the weight with a probability, where rounding to nearest would lose it.
     seed : int in [0, 2**64)
-        Decides the noise of stochastic rounding, together with a tensor's name (or else its index), its
-        update count and the element's position; nothing else does.
+        Decides all noise, the rule's and that of stochastic rounding, together with a tensor's name (or else
+        its index), its update count and the element's position; nothing else does.
 
     Raises
     ------

@@ -3,20 +3,37 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numba import int64, types, uint32
 
 from stepspec import noise
+from stepspec.arithmetic import normal
 from stepspec.compilation import inlined, inner, intrinsic
 from stepspec.layout import Layout
 from stepspec.pointers import LINE, address_in, at, prefetch
 from stepspec.storage import load, memory, width
 
-# Takes (tables, tensor, position, count, gradient, words): the elements from a position on, and the addresses
-# of what is to be filled.
-Step = Callable[..., None]
+
+class Piece(NamedTuple):
+    """Some elements of a tensor, from a position on, and the addresses of what is to be filled for them.
+
+    `gradient` and `words` are those of a scattered gradient and of what rounds at random; noise is one of the
+    arrays that begin at `values`, `room` bytes apart.
+    """
+
+    tables: int
+    tensor: int
+    position: int
+    length: int
+    gradient: int
+    words: int
+    values: int
+    room: int
+
+
+Step = Callable[[Piece], None]
 
 # words beyond those of the elements: the first block and the last one may be parts
 EXTRA_WORDS = 8
@@ -29,9 +46,10 @@ _WORD = np.int64(0xFFFFFFFF)
 
 
 def steps(layout: Layout) -> list[Step]:
-    """Return what prepares a piece: at most a scattered gradient and noise."""
+    """Return what prepares a piece: a scattered gradient, words of stochastic rounding, the rule's noise."""
     found = [_scatter(layout)] if layout.scattered else []
-    return [*found, _draw(layout)] if layout.formats.stochastic else found
+    found += [_words(layout)] if layout.formats.stochastic else []
+    return found + [_normals(layout, slot, stream) for slot, stream in layout.noise]
 
 
 def _scatter(layout: Layout) -> Step:
@@ -41,11 +59,13 @@ def _scatter(layout: Layout) -> Step:
     widen = _reader(layout.formats.grad, number)
 
     @inner
-    def scatter(tables: int, tensor: int, position: int, count: int, gradient: int, words: int) -> None:
+    def scatter(piece: Piece) -> None:
+        tables, tensor, position = piece.tables, piece.tensor, piece.position
         rows, present = address_in(tables, rows_slot, tensor), address_in(tables, present_slot, tensor)
         columns, sorted_rows = max(1, address_in(tables, columns_slot, tensor)), at(rows, int64)
-        source, target, end = address_in(tables, slot, tensor), at(gradient, number), position + count
-        for i in range(count):
+        source, target = address_in(tables, slot, tensor), at(piece.gradient, number)
+        end = position + piece.length
+        for i in range(piece.length):
             target[i] = 0
         j = _first_at_least(sorted_rows, present, position // columns)
         while j < present and sorted_rows[j] * columns < end:
@@ -111,21 +131,48 @@ def _reader(storage: str, number: Any) -> Any:
     return read
 
 
-def _draw(layout: Layout) -> Step:
+def _words(layout: Layout) -> Step:
     """Return the step that draws the words of all blocks of four that the piece touches, see Note [Noise]."""
-    key_slot, count_slot = layout.tail("noise_key"), layout.tail("noise_count")
+    counter, number = _counter(layout, layout.tail("noise_key")), np.uint64(noise.ROUNDING)
 
     @inner
-    def draw(tables: int, tensor: int, position: int, count: int, gradient: int, words: int) -> None:
-        key, update = address_in(tables, key_slot, tensor), np.uint64(address_in(tables, count_slot, tensor))
-        target, first = at(words, uint32), position >> 2
-        stream, low, high = np.uint64(noise.ROUNDING), np.uint64(key & _WORD), np.uint64(key >> 32 & _WORD)
-        for k in range(((position + count + 3) >> 2) - first):
+    def draw(piece: Piece) -> None:
+        update, low, high = counter(piece)
+        target, first = at(piece.words, uint32), piece.position >> 2
+        for k in range(((piece.position + piece.length + 3) >> 2) - first):
             block = np.uint64(first + k)
-            a, b, c, d = _philox(
-                block & noise.WORD, block >> noise.SHIFT, update & noise.WORD, stream, low, high
-            )
+            a, b, c, d = _philox(block & noise.WORD, block >> noise.SHIFT, update, number, low, high)
             target[4 * k], target[4 * k + 1] = uint32(a), uint32(b)
             target[4 * k + 2], target[4 * k + 3] = uint32(c), uint32(d)
 
     return draw
+
+
+def _normals(layout: Layout, slot: int, stream: int) -> Step:
+    """Return the step that draws the normal numbers of a stream for the piece, see Note [Noise]."""
+    counter, number, place = _counter(layout, slot), np.uint64(stream), layout.places[slot]
+    dtype = layout.number
+
+    @inner
+    def draw(piece: Piece) -> None:
+        update, low, high = counter(piece)
+        target, first = at(piece.values + place * piece.room, dtype), piece.position
+        for k in range(piece.length):
+            element = np.uint64(first + k)
+            a, b, c, d = _philox(element & noise.WORD, element >> noise.SHIFT, update, number, low, high)
+            target[k] = dtype(normal(a, b, c, d))
+
+    return draw
+
+
+def _counter(layout: Layout, key_slot: int) -> Callable[..., Any]:
+    """Return `counter(piece)`: of the piece's tensor the update count and the words of the key."""
+    count_slot = layout.tail("noise_count")
+
+    @inlined
+    def counter(piece: Piece) -> Any:
+        key = address_in(piece.tables, key_slot, piece.tensor)
+        count = np.uint64(address_in(piece.tables, count_slot, piece.tensor))
+        return count & noise.WORD, np.uint64(key & _WORD), np.uint64(key >> 32 & _WORD)
+
+    return counter

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, NamedTuple, Protocol, 
 
 import numpy as np
 
+from stepspec import noise
 from stepspec.batches import Shape, Stage
 from stepspec.checks import Entry
 from stepspec.rates import Multipliers, Rates
@@ -207,6 +208,17 @@ def _storage(optimizer: Steps) -> tuple[bool, str, int]:
 def names_of(entry: Entry) -> tuple[str, ...]:
     """Return the names of a tensor's states in order, a master at the end."""
     return tuple(entry.state) if entry.master is None else (*entry.state, "master")
+
+
+def noisy(optimizer: Steps, entries: Sequence[Entry]) -> list[int]:
+    """Return the positions of tensors that need noise: for the rule, or to be rounded."""
+    return [i for i, entry in enumerate(entries) if optimizer.draws_noise or entry.stochastic]
+
+
+def noise_counts(rates: Rates) -> Array:
+    """Return what noise takes of each tensor's update count, int64: the lower 32 bits."""
+    counts = np.array([rate.t & noise.WORD_MASK for rate in rates.distinct], np.int64)
+    return counts[np.array(rates.of, np.intp)]
 
 
 def alike(entries: Sequence[Entry]) -> list[list[int]]:

@@ -24,6 +24,8 @@ class Rule:
         Conditions across hyperparameters, by their text.
     uses_wd
         Whether weight decay is part of the rule; where not, a non-zero one is refused.
+    draws_noise
+        Whether the rule has noise, by seed.
     frozen_at_zero_rate
         Whether a learning rate of 0 leaves a tensor alone, as the rule divides by it.
     refuses_empty
@@ -36,6 +38,7 @@ class Rule:
     host: ClassVar[Mapping[str, HostScalar]] = {}
     requirements: ClassVar[Mapping[str, Callable[[Any], bool]]] = {}
     uses_wd: ClassVar[bool] = True
+    draws_noise: ClassVar[bool] = False
     frozen_at_zero_rate: ClassVar[bool] = False
     refuses_empty: ClassVar[bool] = False
 

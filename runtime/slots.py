@@ -35,8 +35,8 @@ def arguments_of(layout: Layout) -> Callable[..., Any]:
     """Return `arguments(tables, tensor, start, count, columns, values, room, grad, noise)`.
 
     It makes the arguments of the function for the `count` rows (elements, if flat) from `start` on. Buffers
-    begin at `values`, `room` bytes apart. `grad` is the address of the first row of a gradient that is not
-    dense, `noise` that of the first row's words: what a layout does not need may be 0.
+    and what is drawn begin at `values`, `room` bytes apart. `grad` is the address of the first row of a
+    gradient that is not dense, `noise` that of the first row's words: what a layout does not need may be 0.
     """
     kinds = [layout.kind(parameter) for parameter in layout.parameters]
     result = types.Tuple(kinds)
@@ -55,14 +55,13 @@ def arguments_of(layout: Layout) -> Callable[..., Any]:
         noise: Any,
     ) -> Any:
         def generate(context: Any, builder: Any, signature: Any, given: Any) -> Any:
-            piece, made, buffers = _Piece(*given), [], 0
+            piece, made = _Piece(*given), []
             for slot, (parameter, kind) in enumerate(zip(layout.parameters, kinds, strict=True)):
                 if parameter.role == "scalar":
                     made.append(_scalar(context, builder, piece, slot, kind))
-                elif parameter.role == "buffer":
-                    base = builder.add(piece.values, builder.mul(piece.room, INT(buffers)))
+                elif slot in layout.places:
+                    base = builder.add(piece.values, builder.mul(piece.room, INT(layout.places[slot])))
                     made.append(_array(context, builder, layout, piece, slot, base))
-                    buffers += 1
                 else:
                     base = _base(builder, layout, piece, slot)
                     made.append(_array(context, builder, layout, piece, slot, base))
@@ -95,7 +94,6 @@ def _base(builder: Any, layout: Layout, piece: _Piece, slot: int) -> Any:
 def _array(context: Any, builder: Any, layout: Layout, piece: _Piece, slot: int, base: Any) -> Any:
     parameter = layout.parameters[slot]
     kind = layout.kind(parameter)
-    shape = parameter.reduction.over if parameter.reduction else parameter.role
     extents = {
         "element": [builder.mul(piece.count, piece.columns)] if layout.flat else [piece.count, piece.columns],
         "row": [piece.count],
@@ -105,7 +103,7 @@ def _array(context: Any, builder: Any, layout: Layout, piece: _Piece, slot: int,
     if parameter.name == "weight" and layout.formats.copy:
         offset = builder.mul(builder.mul(piece.start, piece.columns), INT(width(layout.formats.copy)))
         copy = builder.add(_load(builder, piece, layout.tail("copy"), INT), offset)
-    return make(context, builder, kind, base, extents[shape], copy, piece.noise)
+    return make(context, builder, kind, base, extents[parameter.shape], copy, piece.noise)
 
 
 def results_of(parameters: Sequence[Parameter], returns: int) -> Callable[..., Any]:

@@ -155,6 +155,8 @@ class Tables:
                 return self._partials(slot)
             case "element" | "row" | "column":
                 return self.addresses[slot.name]
+            case "noise":
+                return self.noise_key
             case role if role in self._tail:
                 return self._tail[role]
         raise AssertionError(f"a kernel's parameter has no role {slot.role!r}")

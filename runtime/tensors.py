@@ -77,10 +77,19 @@ class Tensor:
             name: array[()] if entry.layout[name].per == "tensor" else self._read(array)
             for name, array in entry.state.items()
         }
-        self._noise_key = optimizer._noise_key(entry.index) if entry.stochastic else 0
+        self._noise_key = optimizer._noise_key(entry.index)
 
     def _read(self, array: Array) -> Any:
         return np.atleast_1d(array)[self._rows].astype(self.dtype, copy=False)
+
+    def normal(self, stream: int = 1) -> Any:
+        """Return a standard normal number for each element that is seen, by the n-th draw of the rule.
+
+        They are of the compute dtype and shaped like the weight; see Note [Noise].
+        """
+        target = np.atleast_1d(self._entry.target)
+        elements = np.arange(target.size, dtype=np.uint64).reshape(target.shape)[self._rows]
+        return noise.normals(self._noise_key, self.t, stream, elements, self.dtype)
 
     def store(self, **values: Any) -> None:
         """Write the new weight and states, each rounded once, and count the update; Ctrl-C splits nothing."""

@@ -1,8 +1,9 @@
-"""exp, log and tanh in float64 from + - * / and the bits of the exponent: one source for NumPy and Numba.
+"""exp, log, tanh, a cosine and normal numbers in float64: one source for NumPy and Numba.
 
-Math libraries differ in the last bit, so these are spelled out. The functions run as they stand on arrays;
-`stepspec.arithmetic` teaches Numba the three primitives (`select`, `bits`, `number`) and compiles the same
-functions for scalars. No operation may be contracted or reordered.
+Math libraries differ in the last bit, so these are spelled out, from + - * /, square roots and the bits of
+the exponent. The functions run as they stand on arrays; `stepspec.arithmetic` teaches Numba the four
+primitives (`select`, `bits`, `number`, `root`) and compiles the same functions for scalars. No operation may
+be contracted or reordered.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ import numpy as np
 # float64 numbers or int64 integers: a NumPy array here, a scalar in compiled code
 Floats = Any
 Integers = Any
+# uint64 numbers below 2**32, likewise
+Words = Any
 
 # log(2) in two parts: the products of the high one (37 bits) with exponents (11 bits) are exact
 LN2_HIGH = float.fromhex("0x1.62e42fefap-1")
@@ -28,11 +31,19 @@ SIGN_BIT = -(2**63)
 EXPONENT_BIAS = 1023
 MANTISSA_WIDTH = 52
 SMALLEST_NORMAL = 2.0**-1022
+# the bits of 1.0, below which 52 random ones make a number in [1, 2)
+ONE_BITS = np.uint64(0x3FF0000000000000)
+HIGH_WORD, LOW_WORD = np.uint64(20), np.uint64(12)
 
 # (exp(r) - 1 - r) / r**2 = 1/2! + r/3! + ...: the next term is below 2**-57 for |r| <= log(2) / 2
 EXP = tuple(1 / factorial(n) for n in range(2, 14))
 # (log((1 + s) / (1 - s)) - 2 * s) / s**3 = 2/3 + 2/5 * s**2 + ...: enough for |s| <= 3 - sqrt(8)
 LOG = tuple(2 / n for n in range(3, 23, 2))
+# sin(r * pi / 2) / r and cos(r * pi / 2) in powers of r**2: the next terms are below 2**-57 for |r| <= 1/2.
+# Quotients of whole numbers, pi / 2 in units of 10**-35, are rounded once.
+_HALF_PI, _UNIT = 157079632679489661923132169163975144, 10**35
+_TURNED = [(-1) ** (n // 2) * _HALF_PI**n / (factorial(n) * _UNIT**n) for n in range(18)]
+SIN, COS = tuple(_TURNED[1::2]), tuple(_TURNED[0::2])
 
 
 def select(condition: Any, a: Any, b: Any) -> Any:
@@ -48,6 +59,11 @@ def bits(x: Floats) -> Integers:
 def number(n: Integers) -> Floats:
     """Return the float64 numbers with the given bits."""
     return n.view(np.float64)
+
+
+def root(x: Floats) -> Floats:
+    """Return the square root."""
+    return np.sqrt(x)
 
 
 def power_of_two(n: Integers) -> Floats:
@@ -88,11 +104,16 @@ def exp(x: Floats) -> Floats:
 def log(x: Floats) -> Floats:
     """Return the natural logarithm: -inf at either zero, NaN below."""
     tiny = x < SMALLEST_NORMAL
-    scaled = bits(select(tiny, x * 2.0**54, x))
+    finite = reduced_log(bits(select(tiny, x * 2.0**54, x)), select(tiny, 54.0, 0.0))
+    return select(x > 0.0, select(x < inf, finite, x), select(x == 0.0, -inf, nan))
+
+
+def reduced_log(scaled: Integers, down: Floats) -> Floats:
+    """Return log(x / 2**down) of a positive normal number x, given its bits."""
     # x = 2**n * (1 + f), sqrt(1/2) <= 1 + f < sqrt(2)
     n = (scaled - SQRT_HALF_BITS) >> MANTISSA_WIDTH
     f = number(scaled - (n << MANTISSA_WIDTH)) - 1.0
-    k = (number(n + SHIFT_BITS) - SHIFT) - select(tiny, 54.0, 0.0)
+    k = (number(n + SHIFT_BITS) - SHIFT) - down
     # log(1 + f) = log((1 + s) / (1 - s)) = 2 * s + s * p, and 2 * s = f - f**2 / 2 + s * f**2 / 2
     s = f / (2.0 + f)
     z = s * s
@@ -108,8 +129,50 @@ def log(x: Floats) -> Floats:
     p = p * z + LOG[0]
     p = p * z
     half_square = 0.5 * f * f
-    finite = k * LN2_HIGH + (f - (half_square - (s * (half_square + p) + k * LN2_LOW)))
-    return select(x > 0.0, select(x < inf, finite, x), select(x == 0.0, -inf, nan))
+    return k * LN2_HIGH + (f - (half_square - (s * (half_square + p) + k * LN2_LOW)))
+
+
+def cos_of_turns(u: Floats) -> Floats:
+    """Return cos(2 * pi * u) for |u| < 2**40."""
+    # 4 * u = n + r with |r| <= 1/2, exactly
+    quarters = 4.0 * u
+    shifted = quarters + SHIFT
+    r = quarters - (shifted - SHIFT)
+    z = r * r
+    sine = SIN[8]
+    sine = sine * z + SIN[7]
+    sine = sine * z + SIN[6]
+    sine = sine * z + SIN[5]
+    sine = sine * z + SIN[4]
+    sine = sine * z + SIN[3]
+    sine = sine * z + SIN[2]
+    sine = sine * z + SIN[1]
+    sine = (sine * z + SIN[0]) * r
+    cosine = COS[8]
+    cosine = cosine * z + COS[7]
+    cosine = cosine * z + COS[6]
+    cosine = cosine * z + COS[5]
+    cosine = cosine * z + COS[4]
+    cosine = cosine * z + COS[3]
+    cosine = cosine * z + COS[2]
+    cosine = cosine * z + COS[1]
+    cosine = cosine * z + COS[0]
+    # cos, -sin, -cos, sin of r quarters in turn; the low bits of n are those of `shifted`
+    n = bits(shifted)
+    chosen = select((n & 1) == 1, sine, cosine)
+    return number(bits(chosen) ^ ((n + 1) << 62 & SIGN_BIT))
+
+
+def uniform(high: Words, low: Words) -> Floats:
+    """Return a number in [1, 2) of two random words: a multiple of 2**-52."""
+    return number(ONE_BITS | high << HIGH_WORD | low >> LOW_WORD)
+
+
+def normal(a: Words, b: Words, c: Words, d: Words) -> Floats:
+    """Return a standard normal number of four random words: Box and Muller's, see Note [Noise]."""
+    # both differences are exact: an odd multiple of 2**-53 in (0, 1), and a multiple of 2**-52 in [0, 1)
+    u, v = uniform(a, b) - (1.0 - 2.0**-53), uniform(c, d) - 1.0
+    return root(-2.0 * reduced_log(bits(u), 0.0)) * cos_of_turns(v)
 
 
 def tanh(x: Floats) -> Floats:

@@ -47,6 +47,8 @@ class Launch:
             return np.array([columns for _, columns in self.shapes], np.int64)
         if slot.role == "present":
             return np.array([rows.size for rows in self.arrays.get("present_rows", [])], np.int64)
+        if slot.role == "noise":
+            return self.numbers["noise_key"]
         if slot.reduction is not None:
             return self.addresses([np.full(slot.reduction.partials(*s), np.nan) for s in self.shapes])
         if slot in TAIL and slot.name not in self.arrays:

@@ -1,17 +1,24 @@
-"""Random words against the published ones, and stochastic rounding against exact arithmetic."""
+"""Random words against the published ones, and what they become against exact arithmetic."""
 
 from __future__ import annotations
 
 import hashlib
+import math
+import platform
+import re
 from fractions import Fraction
 from math import floor
+from pathlib import Path
+from statistics import NormalDist
 from typing import Any
 
 import numpy as np
 import pytest
-from launch import DTYPES, bits
+from assembly import CONTRACTED, full_assembly
+from launch import DTYPES, Launch, bits
 
-from stepspec import noise
+from stepspec import cpu, noise, transcendental
+from stepspec.formats import Formats
 
 HALVES = [DTYPES["float16"], DTYPES["bfloat16"]]
 # the step between neighbours: digits of the mantissa, exponent of the smallest normal number
@@ -125,3 +132,126 @@ def test_the_mean_stays(value: float, dtype: np.dtype[Any]) -> None:
     assert sides.size == 2
     step = sides[1] - sides[0]
     assert abs(found.astype(np.float64).mean() - float(x[0])) < 5 * 0.5 * step / count**0.5
+
+
+# ---- normal numbers
+
+
+def exact_cosine(u: float) -> Fraction:
+    """Return cos(2 * pi * u) to 180 bits."""
+    half_pi = Fraction(15707963267948966192313216916397514420985846996875529104874722961, 10**64)
+    quarter = round(4 * Fraction(u))
+    angle, unit = (4 * Fraction(u) - quarter) * half_pi, 2**180
+    terms = [Fraction(1)]
+    for n in range(1, 32):
+        terms.append(Fraction(round(terms[-1] * angle / n * unit), unit))
+    signed = [(-1) ** (n // 2) * term for n, term in enumerate(terms)]
+    cosine, sine = sum(signed[0::2], Fraction(0)), sum(signed[1::2], Fraction(0))
+    return (cosine, -sine, -cosine, sine)[quarter % 4]
+
+
+def test_cosine_is_accurate() -> None:
+    rng = np.random.default_rng(3)
+    grid = np.arange(65) / 64
+    near = np.concatenate([grid - 2.0**-52, grid, grid + 2.0**-52, grid[1:] + rng.random(64) * 1e-9])
+    u = np.concatenate([near[(near >= 0) & (near < 1)], rng.integers(0, 2**52, 1500) * 2.0**-52])
+    for x, y in zip(u.tolist(), transcendental.cos_of_turns(u).tolist(), strict=True):
+        true = exact_cosine(x)
+        assert abs(Fraction(y) - true) < 1.5 * Fraction(math.ulp(float(true))), x
+
+
+def test_words_become_numbers_exactly() -> None:
+    """The ends of both intervals: u lies within (0, 1), v in [0, 1), as Note [Noise] says."""
+    largest = noise.WORD_MASK
+    words = np.array([[0, 0], [0, 1 << 12], [largest, largest]], np.uint64).T
+    found = transcendental.uniform(*words)
+    assert [float(x - (1.0 - 2.0**-53)) for x in found] == [2.0**-53, 3 * 2.0**-53, 1 - 2.0**-53]
+    assert [float(x - 1.0) for x in found] == [0.0, 2.0**-52, 1 - 2.0**-52]
+    none, every = np.zeros(1, np.uint64), np.full(1, largest, np.uint64)
+    assert 8.5 < float(transcendental.normal(none, none, none, none)[0]) < 8.6
+    assert 0 < float(transcendental.normal(every, every, none, none)[0]) < 2e-8
+
+
+def test_draws_are_pinned() -> None:
+    key = noise.tensor_key(0, "weight")
+    found = noise.normals(key, 1, 1, np.arange(4), np.float64)
+    assert [float(x).hex() for x in found] == [
+        "-0x1.15590cf6d3728p+0",
+        "-0x1.92abe1c558691p-5",
+        "-0x1.4145442f8dd5cp-1",
+        "0x1.fd6da3718af49p-2",
+    ]
+    # computed once more, by the math library
+    words = philox([2**32 - 1, 7, 1, 2], [key & noise.WORD_MASK, key >> 32 & noise.WORD_MASK])
+    k, m = (high << 20 | low >> 12 for high, low in (words[:2], words[2:]))
+    expected = math.sqrt(-2 * math.log((2 * k + 1) / 2**53)) * math.cos(2 * math.pi * m / 2**52)
+    element = np.array([[7 * 2**32 + 2**32 - 1]])
+    assert noise.normals(key, 2**32 + 1, 2, element, np.float64)[0, 0] == pytest.approx(expected, rel=1e-13)
+    assert noise.normals(key, 1, 1, np.empty((0, 3), np.int64), np.float32).shape == (0, 3)
+
+
+def test_a_million_draws_are_normal() -> None:
+    count = 1_000_000
+    x = noise.normals(noise.tensor_key(11, "w"), 5, 1, np.arange(count), np.float64)
+    # of a standard normal number: powers, their means and variances
+    for power, mean, variance in ((1, 0, 1), (2, 1, 2), (3, 0, 15), (4, 3, 96)):
+        assert abs((x**power).mean() - mean) < 4 * math.sqrt(variance / count), power
+    bounds = np.linspace(-4.5, 4.5, 901)
+    expected = np.array([NormalDist().cdf(b) for b in bounds])
+    distance = np.abs(np.searchsorted(np.sort(x), bounds) / count - expected).max()
+    assert distance < 1.6 / math.sqrt(count)  # Kolmogorov and Smirnov's, exceeded once in 80 times
+    assert abs(np.corrcoef(x[:-1], x[1:])[0, 1]) < 4 / math.sqrt(count)
+
+
+def test_draws_are_independent_of_each_other() -> None:
+    elements, keys = np.arange(100_000), [noise.tensor_key(seed, name) for seed in (0, 1) for name in "ab"]
+    draws = [
+        noise.normals(key, count, stream, elements, np.float64)
+        for key in keys
+        for count in (1, 2)
+        for stream in (1, 2)
+    ]
+    correlations = np.corrcoef(draws) - np.eye(len(draws))
+    assert np.abs(correlations).max() < 5 / math.sqrt(elements.size)
+
+
+@cpu.elements("weight", "normal", "normal_3")
+def assign(weight: Any, normal: Any, normal_3: Any) -> None:
+    for i in range(weight.size):
+        weight[i] = normal[i] - normal_3[i]
+
+
+@cpu.rows(element=("weight", "normal", "normal_3"))
+def assign_rows(weight: Any, normal: Any, normal_3: Any) -> None:
+    for r in range(weight.shape[0]):
+        for i in range(weight.shape[1]):
+            weight[r, i] = normal[r, i] - normal_3[r, i]
+
+
+@pytest.mark.parametrize("kernel", [assign, assign_rows], ids=["flat", "rows"])
+@pytest.mark.parametrize(
+    ("dtype", "stochastic"), [*((name, False) for name in DTYPES), ("float16", True), ("bfloat16", True)]
+)
+def test_kernels_draw_the_same_numbers(dtype: str, stochastic: bool, kernel: cpu.Kernel) -> None:
+    formats = Formats(dtype, dtype, dtype, stochastic=stochastic)
+    shapes = [(9001, 1), (33, 40), (3, 5000), (5, 0), (0, 3)]
+    keys = [noise.tensor_key(3, str(tensor)) for tensor in range(len(shapes))]
+    for threads, chunks in ((1, 1), (2, 3)):
+        weights = [np.full(shape, 7, DTYPES[dtype]) for shape in shapes]
+        launch = Launch(formats, shapes, weight=weights, noise_key=keys, noise_count=[9] * len(shapes))
+        launch.run(kernel, threads, chunks)
+        for key, weight in zip(keys, weights, strict=True):
+            elements = np.arange(weight.size).reshape(weight.shape)
+            one, other = (noise.normals(key, 9, s, elements, formats.compute) for s in (1, 3))
+            wanted = one - other
+            if stochastic:
+                wanted = noise.round_stochastically(wanted, weight.dtype, noise.words(key, 9, weight.shape))
+            assert bits(weight) == bits(wanted.astype(weight.dtype))
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="reads x86 assembly")
+def test_draws_are_vectorized(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    assembly = full_assembly(assign, "float32", monkeypatch, tmp_path)
+    for instruction in ("vpmuludq", "vdivpd", "vsqrtpd"):
+        assert re.search(rf"{instruction}\s.*%[yz]mm", assembly), instruction
+    assert not re.search(CONTRACTED, assembly)

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from stepspec import noise
 from stepspec.arrays import is_plain
 from stepspec.checks import Entry
 from stepspec.compilation import log
@@ -23,7 +22,7 @@ from stepspec.cuda.orders import Launches
 from stepspec.cuda.recognition import Known
 from stepspec.cuda.staging import Shipment, Staging
 from stepspec.cuda.strided import Copies, Pair
-from stepspec.plan import Given, Order, Plan, address_rows, names_of
+from stepspec.plan import Given, Order, Plan, address_rows, names_of, noise_counts, noisy
 from stepspec.rates import Rates
 from stepspec.states import Array
 
@@ -54,7 +53,7 @@ class DevicePlan(Plan[Launches]):
         self._moving = Copies(self._driver, self.device)
         self._staging = Staging(self._driver, self.device)
         self._buffers: list[list[Pair]] = [[] for _ in entries]
-        self._noisy = [i for i, entry in enumerate(entries) if entry.stochastic]
+        self._noisy = noisy(optimizer, entries)
         keys, self._noise_count = np.zeros((2, len(entries)), np.int64)
         for i in self._noisy:
             keys[i] = optimizer._noise_key(self.indices[i])
@@ -103,8 +102,8 @@ class DevicePlan(Plan[Launches]):
             self._refuse_capture(type(optimizer).__name__)
             launches = self.launches(order)
             launches.inputs.fill(launches.inputs.compute(optimizer, rates), optimizer, rates)
-            for i in self._noisy:
-                self._noise_count[i] = rates.distinct[rates.of[i]].t & noise.WORD_MASK
+            if self._noisy:
+                self._noise_count[:] = noise_counts(rates)
             self.note_layouts(optimizer)
             self._moving.take(self.gradients.moved)
             stream, *others = self._streams
