@@ -102,7 +102,7 @@ def state_doc(rule: Rule) -> list[str]:
             "element": "shape of the weight",
             "row": "one value per row, shape (n, 1, ...)",
             "column": "one value per column, shape (1, ...)",
-            "tensor": "one float64, shape ()",
+            "tensor": "one float64, shape (1,)",
         }
         start = "a copy of the weight" if isinstance(s.init, str) else number_text(s.init)
         stored = f", stored when {s.when.text}" if s.when else ""

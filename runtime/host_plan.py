@@ -152,7 +152,7 @@ class HostPlan(Plan[tuple[Group, ...]]):
             states.append(own)
             for name, array in own.items():
                 row = self.tables.known_scalar(name)
-                loads.append((array, row[i : i + 1].reshape(())))
+                loads.append((array, row[i : i + 1]))
         return loads, states
 
 

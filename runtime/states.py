@@ -24,7 +24,7 @@ class State:
     ----------
     per
         ``"element"``: the weight's shape. ``"row"``: one value per index of the first axis, ``(n, 1, ...)``.
-        ``"column"``: ``(1, ...)``. ``"tensor"``: one float64 of shape ``()``.
+        ``"column"``: ``(1, ...)``. ``"tensor"``: one float64, of shape ``(1,)``.
     init
         The number every element starts from, or ``"weight"``: a copy of the weight.
     mxnet_sign
@@ -46,7 +46,7 @@ class State:
             case "column":
                 return (*(1 for _ in weight.shape[:1]), *weight.shape[1:])
             case "tensor":
-                return ()
+                return (1,)
 
     def dtype(self, weight: Array) -> np.dtype[Any]:
         """Return float64 for one value per tensor, else the dtype of `weight`."""

@@ -74,7 +74,7 @@ class Tensor:
         self.grad: Any = np.atleast_1d(grad).astype(compute, copy=False)
         self.weight: Any = self._read(entry.target)
         self.state: dict[str, Any] = {
-            name: array[()] if entry.layout[name].per == "tensor" else self._read(array)
+            name: array[0] if entry.layout[name].per == "tensor" else self._read(array)
             for name, array in entry.state.items()
         }
         self._noise_key = optimizer._noise_key(entry.index)

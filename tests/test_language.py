@@ -92,7 +92,7 @@ def test_state_per_tensor_is_one_float64(language_package: Any) -> None:
     optimizer = language_package.Scheduled()
     weight = np.ones((2, 2), np.float32)
     state = optimizer.create_state(0, weight)
-    assert state["product"].shape == ()
+    assert state["product"].shape == (1,)
     assert state["product"].dtype == np.float64
     optimizer.update([0], [weight], [np.ones_like(weight)], [state])
     assert state["product"] == 1.0 * (0.9 * (1 - 0.5 * 0.96**1))
