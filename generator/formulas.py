@@ -244,6 +244,9 @@ class FormulaReader:
         if not isinstance(node.func, ast.Name):
             raise self.wrong(node.func, "only the language's own functions can be called")
         name = node.func.id
+        if name in self.scope.states:
+            hint = "give the state another name" if name in language.LENDABLE else ""
+            raise self.wrong(node.func, f"'{name}' is a state of this rule", hint)
         if name in language.REDUCTIONS:
             return self._reduction(node, name)
         if name == language.NOISE:

@@ -36,7 +36,7 @@ RESERVED = frozenset(
     column strip STRIP prefetch row_scratch
     create_state create_state_multi_precision update update_multi_precision step fused_step host requirements
     set_learning_rate set_lr_mult set_wd_mult uses_wd frozen_at_zero_rate refuses_empty elements rows scalars
-    norm mean total largest where power spread clip_between
+    total largest where power spread clip_between
     row_norm row_sum row_mean row_max column_norm column_sum column_mean column_max
     lr_mult wd_mult update_count rule plan bool dict float int min range str super tuple
     columns present_rows present copy noise_key noise_count draws_noise
@@ -91,7 +91,8 @@ NOISE = "normal"
 NOISE_FLOPS = 150
 # what a formula can call
 CALLED = frozenset((*FUNCTIONS, *REDUCTIONS, NOISE))
-
+# of these, what a state may be called in a rule that does not call it
+LENDABLE = frozenset({"mean", "norm"})
 PER = ("tensor", "row", "column", "model")
 STATE_PER = ("element", "row", "column", "tensor")
 

@@ -131,7 +131,8 @@ class _RuleReader(FormulaReader):
             raise self.wrong(target, "grad cannot be assigned", "gradients are never written; use a new name")
         if known is not None and known.kind in (Kind.HYPERPARAMETER, Kind.HOST, Kind.STATIC):
             raise self.wrong(target, f"'{name}' cannot be assigned", "use a new name")
-        if name in language.CALLED or name == "learning_rate":
+        lent = name in language.LENDABLE and name in self.scope.states
+        if (name in language.CALLED and not lent) or name == "learning_rate":
             raise self.wrong(target, f"'{name}' has a meaning already", "use a new name")
         if name in language.RESERVED or name in language.COMMON_ARGUMENTS:
             raise self.wrong(target, f"'{name}' is used by the generated code", "use a new name")
