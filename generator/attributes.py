@@ -6,7 +6,7 @@ from stepspec.generator import analysis
 from stepspec.generator.ir import Assign, Call, Expr, Extent, Power, Reduction, Statement
 from stepspec.generator.parse import Rule
 from stepspec.generator.printer import ATOM, POWER, SIGN, HostPrinter, Printer
-from stepspec.generator.spec import Hyperparameter
+from stepspec.generator.spec import Hyperparameter, number_text
 from stepspec.generator.text import WIDTH, formula, indented, quoted
 
 
@@ -83,7 +83,8 @@ def _pieces(line: str, ending: str) -> Iterator[str]:
 def _descriptor(h: Hyperparameter) -> str:
     if h.is_switch:
         return f"{h.name} = Flag()"
-    return f'{h.name} = Hyperparameter("{h.range}")'
+    off = "" if h.off is None else f', off=float("{number_text(h.off)}")'
+    return f'{h.name} = Hyperparameter("{h.range}"{off})'
 
 
 def _flag(default: bool, endings: tuple[str, ...]) -> str:

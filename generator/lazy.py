@@ -94,8 +94,8 @@ def _facts(spec: Spec, never_negative: frozenset[str]) -> dict[str, Value]:
     facts |= {"lr": Value(0.0), "wd": Value(0.0), "t": Value.between(1.0, math.inf)}
     facts["clip_gradient"] = Value(0.0, finite=False)
     for h in spec.own_hyperparameters:
-        finite = math.inf not in h.range and -math.inf not in h.range
-        facts[h.name] = replace(Value.between(h.range.low, h.range.high), finite=finite)
+        finite = math.inf not in h.values and -math.inf not in h.values
+        facts[h.name] = replace(Value.between(h.values.low, h.values.high), finite=finite)
     for s in spec.states:
         facts[s.name] = Value(0.0 if s.name in never_negative else -math.inf, same=s.name)
     return facts

@@ -170,7 +170,7 @@ def _holds(condition: Expr, choice: Choice) -> bool:
 
 def _pinned(rule: Rule, choice: Choice) -> Iterable[tuple[str, Constant]]:
     """Yield hyperparameters that an outcome pins to one number, by the condition and the range."""
-    ranges = {h.name: h.range for h in rule.spec.own_hyperparameters}
+    ranges = {h.name: h.values for h in rule.spec.own_hyperparameters}
     for atom, holds in choice.items():
         match atom:
             case Compare(operator=operator, left=Name(name=name), right=Constant(value=bound)) if (

@@ -147,6 +147,8 @@ class _Reader(ValueReader):
             ),
             **dict.fromkeys(language.CALLED, "the language"),
         }
+        if what == "state":
+            taken = {word: by for word, by in taken.items() if word not in language.LENDABLE}
         if not IDENTIFIER.match(name) or keyword.iskeyword(name) or keyword.issoftkeyword(name):
             self.problems.add(span, f"'{name}' cannot name a {what}", "use letters, digits and underscores")
         elif name.startswith("terms_"):
@@ -191,7 +193,8 @@ class _Reader(ValueReader):
                 self.problems.add(range_node.span, "the range of learning_rate is fixed: [0, inf)")
         if math.isinf(default):
             interval = _closed_at(interval, float(default))
-        if default_node is not None and not isinstance(default, bool) and default not in interval:
+        optional = math.isinf(default) or isinstance(default, bool)
+        if default_node is not None and not optional and default not in interval:
             self.problems.add(
                 default_node.span, f"default {number_text(default)} is outside the range {interval}"
             )

@@ -58,6 +58,21 @@ class Hyperparameter:
         """Whether it is True or False instead of a number."""
         return isinstance(self.default, bool)
 
+    @property
+    def off(self) -> float | None:
+        """Return the infinite default of a bound whose range does not reach there, None if there is none."""
+        outside = not self.is_switch and self.default not in self.range
+        return float(self.default) if outside else None
+
+    @property
+    def values(self) -> Range:
+        """Return the smallest interval that holds all values it may have."""
+        if self.off is None:
+            return self.range
+        if self.off < 0:
+            return Range(self.off, self.range.high, True, self.range.high_closed)
+        return Range(self.range.low, self.off, self.range.low_closed, True)
+
 
 # of rules for which updating only the rows that are present has a meaning; no name inside a rule
 LAZY_UPDATE = Hyperparameter(

@@ -117,6 +117,8 @@ class Hyperparameter(_Checked[float]):
         The values it may take, such as ``"[0, 1)"``. Infinity is one only at a closed end: ``"[0, inf]"``.
     default
         What `None` means. Where the range holds one infinity, that one; otherwise `None` is refused.
+    off
+        An infinity outside the range that is a value, too: a bound that is not set. `None` means it.
     called
         The name in messages, where it differs from the attribute's.
 
@@ -130,9 +132,17 @@ class Hyperparameter(_Checked[float]):
 
     """
 
-    def __init__(self, range_text: str, *, default: float | None = None, called: str | None = None) -> None:
+    def __init__(
+        self,
+        range_text: str,
+        *,
+        default: float | None = None,
+        off: float | None = None,
+        called: str | None = None,
+    ) -> None:
         self.range = Range.parse(range_text)
-        self.default = self.range.infinity if default is None else default
+        self.off = off
+        self.default = next((v for v in (default, off) if v is not None), self.range.infinity)
         self.called = called
 
     def check(self, owner: str, value: object) -> float:
@@ -140,7 +150,7 @@ class Hyperparameter(_Checked[float]):
             return self.default
         label = f"{owner}: {self.called or self.name}"
         result = number(label, value)
-        if result not in self.range:
+        if result not in self.range and result != self.off:
             none = "" if self.default is None else " or None"
             raise ValueError(f"{label} = {value!r} is outside of its range {self.range.text}{none}")
         return result
