@@ -153,12 +153,9 @@ class _ExactPrinter(_StaticPrinter):
 def _step(rule: Rule, variants: tuple[Variant, ...]) -> tuple[tuple[str, ...], list[str]]:
     printer = ReferencePrinter()
     single = len(variants) == 1
-    branches = []
-    for variant in reversed(variants):
-        depth = 12 if single else 16
-        condition = "" if single else _branch_condition(variant.choice)
-        branches.append((condition, _branch(rule, variant, printer, depth)))
-    body = choice(branches)
+    depth = 12 if single else 16
+    branches = [(v.choice, _branch(rule, v, printer, depth)) for v in reversed(variants)]
+    body = choice(_distinct(branches))
     read = {n.name for v in variants for s in v.statements for n in names(s.value)}
     static = {n.name for atom in static_atoms(rule) for n in names(atom)}
     local: list[str] = [n for n in ("weight", "grad", "lr", "wd", "t") if n in read or n == "weight"]
@@ -181,6 +178,17 @@ def _unpack(words: list[str], owner: str, indent: int) -> list[str]:
         return [line]
     half = (len(words) + 1) // 2
     return [*_unpack(words[:half], owner, indent), *_unpack(words[half:], owner, indent)]
+
+
+def _distinct(branches: Iterable[tuple[Choice, list[str]]]) -> list[tuple[str, list[str]]]:
+    """Return the branches with conditions, from all true to all false; what the next would do needs none."""
+    kept: list[tuple[Choice, list[str]]] = []
+    for chosen, lines in reversed([*branches]):
+        held = {atom for atom, holds in chosen.items() if holds}
+        reached = (later for other, later in kept if held >= {atom for atom, holds in other.items() if holds})
+        if next(reached, None) != lines:
+            kept.insert(0, (chosen, lines))
+    return [(_branch_condition(chosen), lines) for chosen, lines in kept]
 
 
 def _branch_condition(chosen: Choice) -> str:

@@ -1,12 +1,12 @@
 """A Program's kernels -> the functions of a kernels module, as finished lines, for any target."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from stepspec.generator.analysis import Variant
 from stepspec.generator.free_names import FreeNames
 from stepspec.generator.hoist import words
-from stepspec.generator.ir import Compare, Expr, Name, kernel_name
+from stepspec.generator.ir import Compare, Expr, Logic, Name, kernel_name, walk
 from stepspec.generator.kernel_text import KernelText, Printed
 from stepspec.generator.parse import Rule
 from stepspec.generator.passes import Choice
@@ -97,15 +97,33 @@ def _kernel_names(rule: Rule, label: str, by_variant: list[tuple[Choice, Kernel]
     named: dict[Kernel, str] = {}
     for kernel, users in choices.items():
         common = [atom for atom in users[0] if all(choice[atom] for choice in users)]
-        name = "_".join([base, *(_atom_word(rule, atom) for atom in common)])
+        name = "_".join([base, *_atom_words(rule, common)])
         named[kernel] = name if name not in named.values() else f"{name}_{len(named) + 1}"
     return named
 
 
-def _atom_word(rule: Rule, atom: Expr) -> str:
-    states = [state for state, condition in rule.presence.items() if condition == atom]
-    if len(states) == 1:
-        return states[0]
+def _atom_words(rule: Rule, atoms: Sequence[Expr]) -> Iterator[str]:
+    """Yield a word for each condition that holds: the state that is stored because of it, if there is one."""
+    needed = {state: set(walk(condition)) & set(atoms) for state, condition in rule.presence.items()}
+    stored = [state for state, condition in rule.presence.items() if needed[state] == set(_joined(condition))]
+    said: set[Expr] = set()
+    for atom in atoms:
+        said.add(atom)
+        states = [state for state in stored if atom in needed[state] <= said]
+        yield states[0] if len(states) == 1 else _atom_word(atom)
+
+
+def _joined(condition: Expr) -> Iterator[Expr]:
+    """Yield the conditions that `and` joins."""
+    match condition:
+        case Logic(operator="and", left=left, right=right):
+            yield from _joined(left)
+            yield from _joined(right)
+        case _:
+            yield condition
+
+
+def _atom_word(atom: Expr) -> str:
     match atom:
         case Compare():
             return words(atom)

@@ -283,6 +283,13 @@ def test_kernels_are_shared_between_variants() -> None:
     assert [(s.label, len(s.kernels)) for s in text.stages] == [("REDUCE", 2), ("COMBINE", 2), ("UPDATE", 4)]
 
 
+def test_kernels_are_named_after_the_states_that_are_stored() -> None:
+    """Of RMSProp, `mean` is stored when centered, and `mom` when momentum is above 0 as well."""
+    rmsprop = parse(load(SPECS / "rmsprop.yaml"))
+    text = print_kernels(rmsprop, compile_variants(rmsprop), print_cpu)
+    assert [k.name for k in text.kernels] == ["update", "update_mean", "update_mean_mom"]
+
+
 @pytest.mark.parametrize(
     ("name", "costs"),
     [
