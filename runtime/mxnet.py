@@ -34,7 +34,8 @@ def import_states(
         Index to weight: of these tensors the states are taken over.
     states
         Index to what MXNet keeps: None, an array, or a tuple of arrays and None in MXNet's order; for weights
-        with masters ``(master, state)``. Read, and neither kept nor changed.
+        with masters ``(master, state)``. Read, and neither kept nor changed. What MXNet's optimizer keeps for
+        all tensors together comes last: ``(mean, var, np.array([nadam.m_schedule]))``.
     counts
         Index to number of updates of these tensors: MXNet's `optimizer._index_update_count`. Becomes the
         optimizer's counts; of tensors that are not in it they stay as they are.

@@ -19,9 +19,11 @@ Array: TypeAlias = npt.NDArray[Any]
 Arrays: TypeAlias = dict[str, Array]
 
 GOLDEN = Path(__file__).parent / "golden"
-OPTIMIZERS = ("FTML", "GroupAdaGrad", "LARS", "NAG", "SGD")
+OPTIMIZERS = tuple(sorted(path.stem.removeprefix("truth_") for path in GOLDEN.glob("truth_*.npz")))
 PATHS = ("step", "fused")
-OPPOSITE_MOMENTUM = ("LARS", "NAG", "SGD")  # MXNet stores -mom of these
+OPPOSITE_MOMENTUM = ("DCASGD", "LARS", "NAG", "SGD", "Signum")  # MXNet stores -mom of these
+
+UNRECORDED = "/m_schedule"  # of Nadam: MXNet has one for all tensors, which is no state
 
 
 @dataclass(frozen=True)
@@ -179,8 +181,9 @@ def same_bits(a: Array, b: Array) -> bool:
 
 
 def complaints(case: Case, got: Arrays, reference: Arrays, tolerance: dict[str, float]) -> Iterator[str]:
-    if set(got) != set(reference):
-        yield f"arrays {sorted(got)}, expected {sorted(reference)}"
+    recorded = {key for key in got if not key.endswith(UNRECORDED)}
+    if recorded != set(reference):
+        yield f"arrays {sorted(recorded)}, expected {sorted(reference)}"
         return
     dtypes = {f"p{tensor['index']}": tensor["dtype"] for tensor in case.record["params"]}
     for key, meant in reference.items():

@@ -170,6 +170,18 @@ def test_own_hyperparameters_flags_and_requirements() -> None:
         optimizer.low = math.inf
 
 
+def test_a_bound_that_is_off_lies_outside_of_its_range() -> None:
+    optimizer = stepspec.LAMB(lower_bound=None, upper_bound=2)
+    assert (optimizer.lower_bound, optimizer.upper_bound) == (-math.inf, 2.0)
+    optimizer.lower_bound = optimizer.lower_bound
+    optimizer.lower_bound = 0
+    optimizer.upper_bound = None
+    assert (optimizer.lower_bound, optimizer.upper_bound) == (0.0, math.inf)
+    for name, wrong in (("lower_bound", -1), ("lower_bound", math.inf), ("upper_bound", -math.inf)):
+        with pytest.raises(ValueError, match=rf"LAMB: {name} = .* \[0, inf[)\]] or None"):
+            setattr(optimizer, name, wrong)
+
+
 @pytest.mark.parametrize("text", ["", "0, 1", "[0, 1", "[0; 1)", "[a, 1)"])
 def test_ranges_that_cannot_be_read(text: str) -> None:
     with pytest.raises(ValueError, match=r"range|float"):
