@@ -192,11 +192,11 @@ def test_the_worst_neighbour_counts() -> None:
 
 def test_memory_of_an_action_is_seen() -> None:
     def action() -> None:
-        np.ones(16 * MIB, np.uint8)
+        np.ones(64 * MIB, np.uint8)  # too much to be taken from memory that was freed before
 
-    assert memory.traced(action) >= 16 * MIB
+    assert memory.traced(action) >= 64 * MIB
     grown = memory.resident(action)
-    assert grown is None or grown >= 15
+    assert grown is None or grown >= 60
 
 
 def test_the_greatest_extra_memory_counts() -> None:

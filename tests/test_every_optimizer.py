@@ -14,7 +14,7 @@ from training import SHAPES, Array, assert_same_bits, bits, moved, named, random
 
 import stepspec
 from stepspec.cpu import Kernel
-from stepspec.hyperparameters import Hyperparameter
+from stepspec.hyperparameters import Flag, Hyperparameter
 
 COMMON: tuple[dict[str, Any], ...] = (
     {},
@@ -37,9 +37,12 @@ def own_numbers(optimizer_class: type[stepspec.Optimizer]) -> dict[str, Hyperpar
 def settings(optimizer_class: type[stepspec.Optimizer]) -> list[dict[str, Any]]:
     """Return arguments that between them reach every variant."""
     found = [dict(options) for options in COMMON if optimizer_class.uses_wd or "wd" not in options]
-    for name in own_numbers(optimizer_class):
-        for value in (0.0, 0.3):
-            found.append({name: value, **({"wd": 0.05} if optimizer_class.uses_wd else {})})
+    decay = {"wd": 0.05} if optimizer_class.uses_wd else {}
+    for name, number in own_numbers(optimizer_class).items():
+        found += [{name: value, **decay} for value in (0.0, 0.3) if value in number.range]
+    for name in (name for name, value in vars(optimizer_class).items() if isinstance(value, Flag)):
+        turned = {name: not inspect.signature(optimizer_class).parameters[name].default}
+        found += [{**turned, **options} for options in ({}, *found[len(COMMON) :])]
     return found
 
 
@@ -109,8 +112,8 @@ def test_states(optimizer_class: type[stepspec.Optimizer]) -> None:
         assert {n: bits(a) for n, a in state.items()} == {n: bits(a) for n, a in again.items()}
         for array in state.values():
             # one number per tensor is always float64
-            assert array.dtype == (dtype if array.ndim else np.float64)
-            assert array.shape in {weight.shape, (4, 1, 1), (1, 3, 2), ()}
+            assert array.dtype == (np.float64 if array.shape == (1,) else dtype)
+            assert array.shape in {weight.shape, (4, 1, 1), (1, 3, 2), (1,)}
             assert array.flags.writeable
             assert array.flags.c_contiguous
 
@@ -136,8 +139,12 @@ def test_hyperparameters_are_checked(optimizer_class: type[stepspec.Optimizer]) 
         (True, TypeError),
         ([0.5], TypeError),
     ]
-    for name in (*own_numbers(optimizer_class), "learning_rate", "wd"):
+    numbers = own_numbers(optimizer_class)
+    for name in (*numbers, "learning_rate", "wd"):
+        off = numbers[name].off if name in numbers else None
         for value, error in bad:
+            if value == off:
+                continue
             with pytest.raises(error, match=name):
                 optimizer_class(**{name: value})
     optimizer = optimizer_class()
