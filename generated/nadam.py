@@ -154,8 +154,9 @@ class Nadam(Optimizer):
             m_schedule = m_schedule * momentum
             g_share = (1 - momentum) / (1 - m_schedule)
             mean_share = next_momentum / (1 - m_schedule * next_momentum)
-            weight = weight - lr * (dtype(mean_share) * mean + dtype(g_share) * g) / (
-                sqrt(var / (1 - beta2**t)) + epsilon
+            weight = (
+                weight
+                - lr * (dtype(mean_share) * mean + dtype(g_share) * g) / (sqrt(var / (1 - beta2**t)) + epsilon)
             )
             p.store(weight=weight, mean=mean, var=var, m_schedule=m_schedule)
 

@@ -45,8 +45,9 @@ def update(
         # var = beta2 * var + (1 - beta2) * square(g)
         new_var = beta2 * var[i] + one_minus_beta2 * square(g)
         # weight -= lr * (mean_share * mean + g_share * g) / (sqrt(var / (1 - beta2 ** t)) + epsilon)
-        weight[i] = weight[i] - lr * (mean_share * new_mean + g_share * g) / (
-            sqrt(new_var / one_minus_beta2_pow_t) + epsilon
+        weight[i] = (
+            weight[i]
+            - lr * (mean_share * new_mean + g_share * g) / (sqrt(new_var / one_minus_beta2_pow_t) + epsilon)
         )
         mean[i] = new_mean
         var[i] = new_var

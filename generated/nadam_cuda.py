@@ -44,8 +44,9 @@ def update(
     # var = beta2 * var + (1 - beta2) * square(g)
     new_var = beta2 * var + one_minus_beta2 * square(g)
     # weight -= lr * (mean_share * mean + g_share * g) / (sqrt(var / (1 - beta2 ** t)) + epsilon)
-    new_weight = weight - lr * (mean_share * new_mean + g_share * g) / (
-        sqrt(new_var / one_minus_beta2_pow_t) + epsilon
+    new_weight = (
+        weight
+        - lr * (mean_share * new_mean + g_share * g) / (sqrt(new_var / one_minus_beta2_pow_t) + epsilon)
     )
     return new_weight, new_mean, new_var
 
