@@ -156,7 +156,9 @@ class Nadam(Optimizer):
             mean_share = next_momentum / (1 - m_schedule * next_momentum)
             weight = (
                 weight
-                - lr * (dtype(mean_share) * mean + dtype(g_share) * g) / (sqrt(var / (1 - beta2**t)) + epsilon)
+                - lr
+                * (dtype(mean_share) * mean + dtype(g_share) * g)
+                / (sqrt(var / (1 - beta2**t)) + epsilon)
             )
             p.store(weight=weight, mean=mean, var=var, m_schedule=m_schedule)
 

@@ -24,8 +24,7 @@ def formula(head: str, value: str, tail: str, indent: int) -> list[str]:
     """Return `head value tail`, the value broken in brackets if the line is too wide at `indent` columns."""
     if indent + len(head) + len(value) + len(tail) <= WIDTH:
         return [f"{head}{value}{tail}"]
-    parts = [value] if indent + 4 + len(value) <= WIDTH else _broken(value)
-    return [f"{head}(", *(f"    {part}" for part in parts), f"){tail}"]
+    return [f"{head}(", *(f"    {part}" for part in _broken(value, WIDTH - indent - 4)), f"){tail}"]
 
 
 def call(head: str, arguments: Iterable[str], tail: str, indent: int = 0) -> list[str]:
@@ -65,13 +64,16 @@ def choice(conditions: Iterable[tuple[str, list[str]]]) -> list[str]:
     return lines
 
 
-def _broken(text: str) -> list[str]:
-    """Break `text` before the loosest operators that stand outside all brackets."""
+def _broken(text: str, width: int) -> list[str]:
+    """Break what is wider before the loosest operators that stand outside all brackets, then its parts."""
+    if len(text) <= width:
+        return [text]
     for operators in ((" if ", " else "), (" + ", " - "), (" * ", " / ")):
         places = [i for i in _outside_brackets(text) if text.startswith(operators, i)]
         if places:
             ends = [*places, len(text)]
-            return [text[start:end].strip() for start, end in zip([0, *places], ends, strict=True)]
+            parts = (text[start:end].strip() for start, end in zip([0, *places], ends, strict=True))
+            return [line for part in parts for line in _broken(part, width)]
     return [text]
 
 
