@@ -95,7 +95,7 @@ class State:
 
 @dataclass(frozen=True, slots=True)
 class TensorFlag:
-    """A switch per tensor, off for tensors whose name ends in one of some words."""
+    """A switch per tensor, the opposite of its default where the name ends in one of some words."""
 
     name: str
     default: bool

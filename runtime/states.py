@@ -69,7 +69,7 @@ Layout = dict[str, State]
 class TensorFlag:
     """A static yes or no of each tensor.
 
-    ``param_dict[index].<flag>`` decides; else it is False for names with one of the endings; else `default`.
+    ``param_dict[index].<flag>`` decides; else it is `default`, or the opposite for names with such an ending.
     """
 
     default: bool
@@ -77,4 +77,4 @@ class TensorFlag:
 
     def for_name(self, name: str) -> bool:
         """Return the flag of a tensor of this name (case-sensitive; no separator is needed)."""
-        return not name.endswith(self.unless_name_ends) if self.unless_name_ends else self.default
+        return self.default != name.endswith(self.unless_name_ends)

@@ -23,6 +23,7 @@ import stepspec
 from stepspec import cpu
 from stepspec.hyperparameters import Flag, Hyperparameter, Range
 from stepspec.lr_scheduler import CosineScheduler, FactorScheduler
+from stepspec.states import TensorFlag
 
 Array = NDArray[Any]
 PATHS = pytest.mark.parametrize("fused", [False, True], ids=["step", "fused"])
@@ -252,6 +253,14 @@ def test_flags_by_name_and_by_object(fused: bool) -> None:
         weight[:] = 4.0
     ones.optimizer.param_dict = {0: types.SimpleNamespace(adapt=False), 2: types.SimpleNamespace(adapt=True)}
     assert ones.step() == [exempt, exempt, scaled]
+
+
+@pytest.mark.parametrize("default", [True, False])
+def test_a_flag_is_its_default_unless_the_name_ends_so(default: bool) -> None:
+    flag = TensorFlag(default, unless_name_ends=("bias", "gamma"))
+    assert [flag.for_name(name) for name in ("fc_bias", "mygamma")] == [not default] * 2
+    assert [flag.for_name(name) for name in ("bias_1", "0")] == [default] * 2
+    assert TensorFlag(default).for_name("fc_bias") is default
 
 
 @PATHS
