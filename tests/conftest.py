@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sampling import OPTIMIZERS, REPRESENTATIVES, grouped
 
 import stepspec
 from stepspec.generator.project import outside_project
@@ -22,15 +23,19 @@ def pytest_configure() -> None:
     gc.set_threshold(50_000)
 
 
-@pytest.fixture(params=sorted(path.stem for path in SPECS.glob("*.yaml")))
+@pytest.fixture(params=[grouped(optimizer, optimizer, name=optimizer.__name__) for optimizer in OPTIMIZERS])
 def optimizer_class(request: pytest.FixtureRequest) -> type[stepspec.Optimizer]:
-    """Every optimizer that stands in specs/: a new one gets every test that takes this fixture."""
-    module = importlib.import_module(f"stepspec.generated.{request.param}")
-    found: type[stepspec.Optimizer] = next(
-        value
-        for value in vars(module).values()
-        if isinstance(value, type) and value.__module__ == module.__name__
-    )
+    """Every optimizer: a new one gets every test that takes this fixture, see Note [Sampling]."""
+    found: type[stepspec.Optimizer] = request.param
+    return found
+
+
+@pytest.fixture(
+    params=[grouped(o, o, name=o.__name__) for o in OPTIMIZERS if o in REPRESENTATIVES],
+)
+def representative(request: pytest.FixtureRequest) -> type[stepspec.Optimizer]:
+    """One optimizer of each kind, see Note [Sampling]."""
+    found: type[stepspec.Optimizer] = request.param
     return found
 
 

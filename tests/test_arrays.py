@@ -98,12 +98,12 @@ def assert_same_bits(one: list[Array], two: list[Array]) -> None:
 @pytest.mark.parametrize("what", ["weight", "grad", "state", "all"])
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
 def test_strides_and_orders(
-    optimizer_class: type[stepspec.Optimizer], kind: Callable[[Array], Array], what: str, fused: bool
+    representative: type[stepspec.Optimizer], kind: Callable[[Array], Array], what: str, fused: bool
 ) -> None:
     random = np.random.default_rng(1)
     weight, *grads = (random.standard_normal(SHAPE).astype(np.float32) for _ in range(4))
-    plain = run(optimizer_class(), weight, grads, fused=False)
-    assert_same_bits(plain, run(optimizer_class(), weight, grads, fused, kind, what))
+    plain = run(representative(), weight, grads, fused=False)
+    assert_same_bits(plain, run(representative(), weight, grads, fused, kind, what))
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 from ml_dtypes import bfloat16
+from sampling import sampled
 from training import Array, bits, random_tensors
 
 import stepspec
@@ -97,7 +98,7 @@ def refusal(data: bytes, parts: dict[str, Part]) -> list[str]:
 # ---------------------------------------------------------------------- resuming
 
 
-@pytest.mark.parametrize(("dtype", "options"), STORAGE)
+@sampled("dtype, options", STORAGE, always=1)
 def test_resumed_training_has_the_bits_of_an_uninterrupted_one(
     optimizer_class: type[stepspec.Optimizer], dtype: Any, options: dict[str, Any], tmp_path: Path
 ) -> None:

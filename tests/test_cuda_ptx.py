@@ -5,27 +5,27 @@ from collections.abc import Iterator
 from itertools import islice
 
 import pytest
+from sampling import OPTIMIZERS, REPRESENTATIVES, grouped, turn
 
 from gpu_kernels import FORMATS, MOST_REGISTERS, beyond, kernels, main, passes_of
-from stepspec import generated
 from stepspec.cuda.compilation import Code
 from stepspec.cuda.passes import Pass
-
-# one worker compiles what kernels share once
-pytestmark = pytest.mark.xdist_group("ptx")
 
 HOPPER, AMPERE = (9, 0), (8, 0)
 # The full product takes minutes: of each kernel float32, and every so many of the other formats, in turns.
 ALWAYS = ("float32", "float32, scattered", "float32, lazy")
 EVERY = 9
+OTHERS = [name for name in FORMATS if name not in ALWAYS]
 
 
-def sampled(optimizer: str) -> Iterator[Pass]:
-    """Yield passes of all kernels of an optimizer; over all optimizers, every format has its turn."""
-    others = [name for name in FORMATS if name not in ALWAYS]
-    first = generated.__all__.index(optimizer)
-    for number, kernel in enumerate(kernels(optimizer).values(), first):
-        for name in (*ALWAYS, *islice(others, number % EVERY, None, EVERY)):
+def some_passes(optimizer: str, representative: bool) -> Iterator[Pass]:
+    """Yield passes of all kernels of an optimizer; over all kernels, every format has its turn."""
+    for number, kernel in enumerate(kernels(optimizer).values(), turn(optimizer)):
+        if representative:
+            formats = [*ALWAYS, *islice(OTHERS, number % EVERY, None, EVERY)]
+        else:
+            formats = [ALWAYS[0], OTHERS[number % len(OTHERS)]]
+        for name in formats:
             yield from passes_of(kernel, FORMATS[name])
 
 
@@ -36,9 +36,12 @@ def check(code: Code) -> None:
     assert beyond(code) == "", code.name
 
 
-@pytest.mark.parametrize("optimizer", generated.__all__)
-def test_kernels_for_hopper(optimizer: str) -> None:
-    found = {run: run.code(HOPPER) for run in sampled(optimizer)}
+@pytest.mark.parametrize(
+    ("optimizer", "representative"),
+    [grouped(o, o.__name__, o in REPRESENTATIVES, name=o.__name__) for o in OPTIMIZERS],
+)
+def test_kernels_for_hopper(optimizer: str, representative: bool) -> None:
+    found = {run: run.code(HOPPER) for run in some_passes(optimizer, representative)}
     assert found
     for code in found.values():
         assert re.search(r"^\.target sm_90$", code.ptx, re.MULTILINE)

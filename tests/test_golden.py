@@ -28,7 +28,7 @@ def runs(refused: bool) -> list[Any]:
             case,
             path,
             id=f"{case.name}-{path}",
-            marks=pytest.mark.xdist_group(f"golden {case.record['optimizer']}"),
+            marks=pytest.mark.xdist_group(case.record["optimizer"]),
         )
         for case in CASES.values()
         if (case.expect["compare"] == "raises") == refused

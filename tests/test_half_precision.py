@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 from ml_dtypes import bfloat16
+from sampling import sampled
 from training import SHAPES, Array, assert_same_bits, bits, moved, random_tensors, train
 
 import stepspec
@@ -47,8 +48,18 @@ def stochastic(optimizer_class: type[stepspec.Optimizer], **options: Any) -> ste
     return optimizer_class(rounding="stochastic", seed=7, **options)
 
 
-@pytest.mark.parametrize("make", [quiet, master_of, stochastic])
-@pytest.mark.parametrize("dtype", HALF)
+# consecutive ones differ in all
+WAYS = (
+    (np.float16, quiet),
+    (bfloat16, master_of),
+    (np.float16, stochastic),
+    (bfloat16, quiet),
+    (np.float16, master_of),
+    (bfloat16, stochastic),
+)
+
+
+@sampled("dtype, make", WAYS, each=3)
 def test_fused_has_the_bits_of_step(optimizer_class: type[stepspec.Optimizer], dtype: Any, make: Any) -> None:
     weights = random_tensors(shapes(optimizer_class), dtype)
     for options in OPTIONS:
@@ -65,7 +76,7 @@ def test_fused_has_the_bits_of_step(optimizer_class: type[stepspec.Optimizer], d
             )
 
 
-@pytest.mark.parametrize("dtype", HALF)
+@sampled("dtype", HALF)
 def test_weight_is_the_rounded_master(optimizer_class: type[stepspec.Optimizer], dtype: Any) -> None:
     weights = random_tensors(shapes(optimizer_class), dtype)
     for fused in (False, True):
@@ -75,7 +86,7 @@ def test_weight_is_the_rounded_master(optimizer_class: type[stepspec.Optimizer],
             assert bits(weight) == bits(state["master"].astype(dtype))
 
 
-@pytest.mark.parametrize("dtype", HALF)
+@sampled("dtype", HALF)
 def test_masters_move_as_float32_weights_do(optimizer_class: type[stepspec.Optimizer], dtype: Any) -> None:
     weights = random_tensors([(5, 33), (300,)], dtype)
     grads = [random_tensors([(5, 33), (300,)], dtype, seed=k) for k in range(3)]
@@ -86,7 +97,7 @@ def test_masters_move_as_float32_weights_do(optimizer_class: type[stepspec.Optim
     assert_same_bits(([state["master"] for state in states], masters), (single, single_states))
 
 
-@pytest.mark.parametrize(("dtype", "given"), MIXED)
+@sampled("dtype, given", MIXED)
 def test_gradients_of_another_dtype(
     optimizer_class: type[stepspec.Optimizer], dtype: Any, given: Any
 ) -> None:
@@ -114,18 +125,19 @@ def test_a_float64_gradient_needs_a_float64_weight(optimizer_class: type[stepspe
         assert optimizer.update_count(5) == 0
 
 
-@pytest.mark.parametrize("dtype", HALF)
-def test_special_values_have_the_same_bits(optimizer_class: type[stepspec.Optimizer], dtype: Any) -> None:
+@sampled("dtype, make", WAYS, each=3)
+def test_special_values_have_the_same_bits(
+    optimizer_class: type[stepspec.Optimizer], dtype: Any, make: Any
+) -> None:
     numbers = [0.0, -0.0, 1.0, np.inf, -np.inf, np.nan, 6e-8, -6e-8, 5e-5, 65504.0, -65504.0, 1e-40]
     with np.errstate(all="ignore"):
         values = np.array(numbers, np.float32).astype(dtype)
     weight, grad = (np.ascontiguousarray(a) for a in np.meshgrid(values, values))
-    for make in (quiet, master_of, stochastic):
-        runs = [
-            train(make(optimizer_class), [weight], fused=fused, grads=[[grad], [grad.T]], steps=2)
-            for fused in (False, True)
-        ]
-        assert_same_bits(runs[0], runs[1])
+    runs = [
+        train(make(optimizer_class), [weight], fused=fused, grads=[[grad], [grad.T]], steps=2)
+        for fused in (False, True)
+    ]
+    assert_same_bits(runs[0], runs[1])
 
 
 def test_half_precision_without_a_master_warns_once(optimizer_class: type[stepspec.Optimizer]) -> None:

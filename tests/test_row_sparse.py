@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 from ml_dtypes import bfloat16
+from sampling import sampled
 from training import Array, States, assert_same_bits, bits, random_tensors, train
 
 import stepspec
@@ -50,8 +51,8 @@ def run(
         return train(optimizer, random_tensors(SHAPES, dtype), fused=fused, grads=grads, steps=len(grads))
 
 
-@pytest.mark.parametrize(
-    ("dtype", "given", "options"),
+@sampled(
+    "dtype, given, options",
     [
         (np.float32, np.float32, {}),
         (np.float64, np.float64, {}),
@@ -60,6 +61,7 @@ def run(
         (bfloat16, bfloat16, {"rounding": "stochastic"}),
         (np.float32, bfloat16, {"clip_gradient": 0.5, "rescale_grad": 2.0}),
     ],
+    always=1,
 )
 def test_absent_rows_count_as_zeros(
     optimizer_class: type[stepspec.Optimizer], dtype: Any, given: Any, options: dict[str, Any]
