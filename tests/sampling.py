@@ -8,7 +8,8 @@ parameters occur in the same forms of kernels: elements alone, numbers of the te
 
     on the CPU, `step` and `fused_step`                          representatives   others
     float32, float64; all variants, threads, grouping, shapes    all               all
-    special values, resumed training, golden records             all               all
+    special values, golden records                               all               all
+    resumed training                                             5 storages        2
     float16, bfloat16: as they are, with master, stochastic      6                 3: each way once
     gradients of another dtype                                   7                 1
     row-sparse gradients                                         6                 2
@@ -17,7 +18,7 @@ parameters occur in the same forms of kernels: elements alone, numbers of the te
     on GPUs, without one
     functions on the host and in the simulator                   all               all
     code for sm_90: dense float32 of all kernels                 all               all
-    code for sm_90: other formats                                3 and a ninth     2
+    code for sm_90: other formats                                2 and a ninth     1
     the PTX machine: float32, special values                     all               all
     the PTX machine: float64, gradients of another dtype         all               -
     the PTX machine: half precision                              2 ways of 3       1

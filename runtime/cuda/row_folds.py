@@ -58,8 +58,9 @@ def row_fold(kinds: tuple[str, ...], dtype: str, terms: Function, turn: int) -> 
     """
     fold, ended = folds(kinds), _ended(kinds, getattr(np, dtype))
     start, take, merge, join, join_narrow = fold.start, fold.take, fold.merge, fold.join, fold.join_narrow
-    join_warp, in_turn, side_by_side = fold.join_warp, _in_turn(take, AHEAD), _side_by_side(take, AHEAD)
-    lane = types.UniTuple(types.float64, len(kinds))
+    join_warp, lane = fold.join_warp, types.UniTuple(types.float64, len(kinds))
+    before = _before(take, lane)
+    in_turn, side_by_side = _in_turn(before), _side_by_side(before)
 
     @part(lane)
     def lane_of(given: Any, column: int, end: int, team: int) -> Any:
@@ -74,7 +75,7 @@ def row_fold(kinds: tuple[str, ...], dtype: str, terms: Function, turn: int) -> 
         one = start()
         found = (one, one, one, one, one, one, one, one)
         while column < end:
-            found = side_by_side(found, terms(given, column, WARP), column, WARP, end)
+            found = side_by_side(found, terms(given, column, WARP), column, end)
             column += LANES
         return found
 
@@ -112,33 +113,48 @@ def team_bits(columns: int) -> int:
     return _WARP_BITS if columns < WIDE else BLOCK_BITS
 
 
-def _in_turn(take: Function, many: int) -> Function:
-    """Return what folds terms into one lane; those of elements beyond the end are left out."""
+def _before(take: Function, lane: Any) -> Function:
+    """Return what folds a term into a lane, but for an element beyond the end."""
 
-    def one(lane: Any, terms: Any, column: int, apart: int, end: int) -> Any:
-        return take(lane, terms[0]) if column < end else lane
+    @part(lane)
+    def one(found: Any, term: Any, column: int, end: int) -> Any:
+        return take(found, term) if column < end else found
 
-    if many == 1:
-        return one
-    others = _in_turn(take, many - 1)
-    return lambda lane, terms, column, apart, end: others(
-        one(lane, terms, column, apart, end), terms[1:], column + apart, apart, end
-    )
+    return one
 
 
-def _side_by_side(take: Function, many: int) -> Function:
-    """Return what folds each term into a lane of its own, but those of elements beyond the end."""
+def _in_turn(one: Function) -> Function:
+    """Return what folds terms of AHEAD elements, so far apart, into one lane."""
 
-    def one(lanes: Any, terms: Any, column: int, apart: int, end: int) -> Any:
-        return (take(lanes[0], terms[0]) if column < end else lanes[0],)
+    def in_turn(found: Any, terms: Any, column: int, apart: int, end: int) -> Any:
+        found = one(found, terms[0], column, end)
+        found = one(found, terms[1], column + apart, end)
+        found = one(found, terms[2], column + 2 * apart, end)
+        found = one(found, terms[3], column + 3 * apart, end)
+        found = one(found, terms[4], column + 4 * apart, end)
+        found = one(found, terms[5], column + 5 * apart, end)
+        found = one(found, terms[6], column + 6 * apart, end)
+        return one(found, terms[7], column + 7 * apart, end)
 
-    if many == 1:
-        return one
-    others = _side_by_side(take, many - 1)
-    return lambda lanes, terms, column, apart, end: (
-        *one(lanes, terms, column, apart, end),
-        *others(lanes[1:], terms[1:], column + apart, apart, end),
-    )
+    return in_turn
+
+
+def _side_by_side(one: Function) -> Function:
+    """Return what folds each of the terms of AHEAD elements, WARP apart, into a lane of its own."""
+
+    def side_by_side(found: Any, terms: Any, column: int, end: int) -> Any:
+        return (
+            one(found[0], terms[0], column, end),
+            one(found[1], terms[1], column + WARP, end),
+            one(found[2], terms[2], column + 2 * WARP, end),
+            one(found[3], terms[3], column + 3 * WARP, end),
+            one(found[4], terms[4], column + 4 * WARP, end),
+            one(found[5], terms[5], column + 5 * WARP, end),
+            one(found[6], terms[6], column + 6 * WARP, end),
+            one(found[7], terms[7], column + 7 * WARP, end),
+        )
+
+    return side_by_side
 
 
 def _blocks(terms: int) -> int:
