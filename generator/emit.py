@@ -36,6 +36,7 @@ class Origin:
 
 
 OWN = Origin("specs/", 'Do not edit: run "make generate".')
+IN_MEMORY = Origin("", "It stands in memory only.")
 
 
 @dataclass(frozen=True)

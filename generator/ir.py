@@ -50,7 +50,7 @@ class Kind(Enum):
 class _Node:
     span: Span = field(default=NOWHERE, compare=False, kw_only=True)
 
-    @property
+    @cached_property
     def children(self) -> "tuple[Expr, ...]":
         values = [getattr(self, f.name) for f in fields(self)]
         flat = [v for value in values for v in (value if isinstance(value, tuple) else (value,))]
@@ -92,7 +92,7 @@ class Name(_Node):
     known: int
     version: int = 0
 
-    @property
+    @cached_property
     def children(self) -> "tuple[Expr, ...]":
         return ()
 

@@ -55,29 +55,35 @@ def read_source(path: Path, shown: str | None = None) -> Source:
     return Source(name, text.replace("\r\n", "\n"))
 
 
-def read_spec(source: Source, stem: str) -> Spec:
-    """Return the Spec written in `source`; `stem` is the file's name without its ending."""
+def read_spec(source: Source, stem: str | None) -> Spec:
+    """Return the Spec written in `source`.
+
+    Args:
+        source: the text.
+        stem: its file's name without ending; None if it is in no file.
+    """
     problems = Problems(source)
     spec = read_draft(source, stem, problems)
     problems.raise_any()
     return spec
 
 
-def read_draft(source: Source, stem: str, problems: Problems) -> Spec:
+def read_draft(source: Source, stem: str | None, problems: Problems) -> Spec:
     """Return what can be read of a spec that may have mistakes; they are recorded in `problems`."""
     return _Reader(problems).spec(read(source, problems), stem)
 
 
 class _Reader(ValueReader):
-    def spec(self, table: Table, stem: str) -> Spec:
+    def spec(self, table: Table, stem: str | None) -> Spec:
         top = Fields(table, language.KEYS, "a spec", self.problems)
         for key in language.REQUIRED_KEYS:
             if top.take(key) is None:
                 self.problems.add(table.span, f"key '{key}' is missing")
+        name = self._name(top.take("name"), stem)
         spec = Spec(
             source=self.problems.source,
-            stem=stem,
-            name=self._name(top.take("name"), stem),
+            stem=file_name(name).removesuffix(".yaml") if stem is None else stem,
+            name=name,
             summary=self.text(top.take("summary"), "summary"),
             paper=self._paper(top.take("paper")),
             hyperparameters=tuple(self._hyperparameter(e) for e in self.entries(top.take("hyperparameters"))),
@@ -92,7 +98,7 @@ class _Reader(ValueReader):
         self._check_laziness(spec, top.take("lazy_update"))
         return spec
 
-    def _name(self, node: Node | None, stem: str) -> str:
+    def _name(self, node: Node | None, stem: str | None) -> str:
         name = self.text(node, "name")
         if node is not None and name:
             if not re.match(r"[A-Z][A-Za-z0-9]*$", name) or keyword.iskeyword(name):
@@ -101,6 +107,8 @@ class _Reader(ValueReader):
                 )
             elif name in language.RESERVED:
                 self.problems.add(node.span, f"'{name}' cannot name a class: the generated code uses it")
+            elif stem is None:
+                pass  # nothing to compare it with
             elif name.lower() != stem.replace("_", "").lower():
                 hint = f"rename the file to {file_name(name)}"
                 self.problems.add(

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 from stepspec import checkpoint as checkpoint
 from stepspec import lr_scheduler as lr_scheduler
 from stepspec import mxnet as mxnet
+from stepspec.in_memory import compile as compile
 from stepspec.num_threads import get_num_threads as get_num_threads
 from stepspec.num_threads import set_num_threads as set_num_threads
 from stepspec.optimizer import Optimizer as Optimizer
@@ -22,6 +23,7 @@ _OWN = (
     "Updater",
     "__version__",
     "checkpoint",
+    "compile",
     "create",
     "get_num_threads",
     "lr_scheduler",

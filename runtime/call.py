@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import functools
 import importlib
 from collections.abc import Sequence
 from types import ModuleType, TracebackType
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from stepspec.batches import Stage
 from stepspec.checks import check_lists
 from stepspec.host_plan import HostPlan
+from stepspec.in_memory import Origin
 from stepspec.overview import Overview, describe
 from stepspec.places import on_device
 from stepspec.plan import Given, Order, Plan
@@ -32,7 +32,10 @@ class Call:
 
     def kernels(self, name: str) -> ModuleType:
         """Return the module with the kernels of a spec for the call's arrays: it stands beside the class."""
-        return _kernels(type(self._optimizer), name, self._plan.target)
+        modules = self._plan.modules
+        if name not in modules:
+            modules[name] = _kernels(type(self._optimizer), name, self._plan.target)
+        return modules[name]
 
     def launch(self, stage: Stage) -> None:
         """Add a stage: variant to kernel. Tensors of other variants take no part in it."""
@@ -112,12 +115,16 @@ def rehearse(optimizer: Optimizer, arguments: tuple[Any, Any, Any, Any]) -> Over
     return overview
 
 
-@functools.cache
 def _kernels(cls: type, name: str, target: str) -> ModuleType:
     # from the base on: a user's subclass may stand in a module of the same name
-    modules = [base.__module__ for base in reversed(cls.__mro__)]
-    found = next(module for module in modules if module.rpartition(".")[2] == name)
-    return importlib.import_module(f"{found}_{target}")
+    for base in reversed(cls.__mro__):
+        origin = Origin.of(base)
+        found = None if origin is None else origin.kernels(f"{name}_{target}")
+        if found is not None:
+            return found
+        if base.__module__.rpartition(".")[2] == name:
+            return importlib.import_module(f"{base.__module__}_{target}")
+    raise LookupError(f"there are no kernels {name!r} beside {cls.__name__}")
 
 
 def _plan(optimizer: Steps, *arguments: Any) -> tuple[Plan[Any], Sequence[Any]]:

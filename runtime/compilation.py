@@ -16,6 +16,7 @@ import os
 import sys
 import time
 import types
+import weakref
 from collections.abc import Callable
 from typing import Any, TypeVar, cast
 
@@ -53,8 +54,24 @@ if hasattr(os, "register_at_fork"):
     )
 
 
+@functools.cache
+def _function_passes() -> Any:
+    """Return LLVM's pass manager for single functions, with its builder."""
+    return cpu_target.target_context.codegen()._function_pass_manager()
+
+
 class _Unlinked(JITCodeLibrary):  # type: ignore[misc]  # Numba is untyped
     """LLVM's code of a function, without Numba making machine code of it."""
+
+    def _optimize_functions(self, ll_module: Any) -> None:
+        """Do as Numba does, but with one pass manager for all functions: LLVM frees none of them."""
+        if numba.version_info.short < (0, 62):
+            super()._optimize_functions(ll_module)
+            return
+        ll_module.data_layout = self._codegen._data_layout
+        manager, builder = _function_passes()
+        for function in ll_module.functions:
+            manager.run(function, builder)
 
     def _finalize_final_module(self) -> None:
         self._finalize_dynamic_globals()
@@ -86,6 +103,10 @@ class _WithoutAliases(_PartCompiler):
         super().__init__(typing, target, library, *others)
 
 
+class _Key:
+    """What Numba finds compiled code by; it keeps it, but not the function."""
+
+
 class _Inner(CPUDispatcher):  # type: ignore[misc]  # Numba is untyped
     """A function without an entry for Python."""
 
@@ -94,8 +115,9 @@ class _Inner(CPUDispatcher):  # type: ignore[misc]  # Numba is untyped
         super().__init__(function, locals={}, targetoptions=options, pipeline_class=compiler)
 
     def add_overload(self, result: Any) -> None:
-        """Remember what was compiled by a key of its own, for want of machine code."""
-        key = (self, result.signature)
+        """Remember what was compiled by a key of its own, for want of machine code; forget it with `self`."""
+        key = _Key()
+        weakref.finalize(self, self.targetctx.remove_user_function, key).atexit = False
         self.targetctx.insert_user_function(key, result.fndesc, [result.library])
         self.overloads[tuple(result.signature.args)] = result._replace(entry_point=key)
 

@@ -125,9 +125,15 @@ class Kernel:
         check(formats)
         if self.form == "scalars":
             formats = Formats.plain("float64")
-        return self._compile(Layout.used(self.parameters, formats, results, flat=self.form != "rows"))
+        layout = Layout.used(self.parameters, formats, results, flat=self.form != "rows")
+        if layout not in self._compiled:
+            self._compiled[layout] = self._compile(layout)
+        return self._compiled[layout]
 
-    @functools.cache  # noqa: B019  # kernels live as long as their modules
+    @functools.cached_property
+    def _compiled(self) -> dict[Layout, int]:
+        return {}
+
     def _compile(self, layout: Layout) -> int:
         stamp, name = source_stamp(self.function), f"{self.name}-{layout.label}"
         qualified = f"{self.function.__qualname__}-{layout.label}-{stamp or id(self)}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from types import ModuleType
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, NamedTuple, Protocol, TypeVar
 
 import numpy as np
@@ -86,6 +87,8 @@ class Plan(ABC, Generic[Launches]):
         The number of the GPU where they are; None for the host.
     copied
         What messages call those whose weights or states are worked on in contiguous buffers.
+    modules
+        The modules of kernels that calls have asked for, by name.
 
     """
 
@@ -113,6 +116,7 @@ class Plan(ABC, Generic[Launches]):
         self._flags = [entry.flags for entry in entries]
         self._kinds = _kinds(entries)
         self._launches: list[tuple[Order, Launches]] = []
+        self.modules: dict[str, ModuleType] = {}
 
     # ------------------------------------------------------------------ where the tensors live
 

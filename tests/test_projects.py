@@ -69,6 +69,15 @@ def test_a_package_inside_another_one() -> None:
 
 
 @pytest.mark.usefixtures("folder")
+def test_warnings_blame_the_caller() -> None:
+    assert generate() == 0
+    optimizer = importlib.import_module("mine").Steep()
+    with pytest.warns(UserWarning, match="no master") as caught:
+        optimizer.create_state(0, np.ones(3, np.float16))
+    assert caught[0].filename == __file__
+
+
+@pytest.mark.usefixtures("folder")
 def test_the_package_says_how_it_is_made_again(monkeypatch: pytest.MonkeyPatch) -> None:
     assert generate("mine") == 0
     first = Path("mine/steep.py").read_text().splitlines()[0]
