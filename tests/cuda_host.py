@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 import stepspec
 from stepspec import reference
 from stepspec.cuda.kernels import Function, Kernel, Reduction, RowValues, Terms
+from stepspec.noise import STREAMS
 from stepspec.rates import Rate, host_scalar
 from stepspec.tensors import Tensor
 
@@ -89,10 +90,11 @@ class Arrays:
         return variant
 
     def array(self, name: str, role: str) -> Array:
-        """Return an array as its role lies in a matrix."""
+        """Return an array as its role lies in a matrix; noise is drawn as for `step`."""
         rows, columns = self.shape
-        shape = {"element": (rows, columns), "row": (rows, 1), "column": (1, columns)}[role]
-        array: Array = self.values[name]
+        whole = (rows, columns)
+        shape = {"element": whole, "noise": whole, "row": (rows, 1), "column": (1, columns)}[role]
+        array: Array = self.tensor.normal(STREAMS[name]) if role == "noise" else self.values[name]
         assert array.dtype == self.tensor.dtype, name
         return array.reshape(shape)
 

@@ -51,8 +51,8 @@ def _kernel(function: Function) -> Any:
 
 def prepare() -> None:
     """Let NumPy stand in for what the simulator does not run: intrinsics, and functions of machine code."""
-    primitives = (transcendental.select, transcendental.bits, transcendental.number)
-    device_code._forms.update({function: function for function in primitives})
+    primitives = ("select", "bits", "number", "root")
+    device_code._forms.update({f: f for f in (getattr(transcendental, name) for name in primitives)})
     sqrt: Any = arithmetic.sqrt
     device_code._forms[sqrt.py_func] = np.sqrt
 

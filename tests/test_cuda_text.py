@@ -29,6 +29,22 @@ def update(weight, grad, lr):
 UPDATE = {(): update}
 """,
         ),
+        # noise is an argument like an array, in each stage by the number of its stream
+        (
+            "z = normal()\nweight -= normal() * z / norm(z)",
+            "",
+            """
+@elements(reads=("normal",), reduces={"norm_z": "norm"})
+def reduce(normal):
+    return normal
+@elements(reads=("weight", "normal", "normal_2"), writes=("weight",))
+def update(weight, normal, normal_2, norm_z):
+    z = normal
+    return weight - normal_2 * z / norm_z
+REDUCE = {(): reduce}
+UPDATE = {(): update}
+""",
+        ),
         # an array that is only written; a value that is needed twice
         (
             "e = lr * grad\nweight -= e",

@@ -1,5 +1,6 @@
 """What the language has beyond the five optimizers, end to end: `step` and `fused_step` agree bit for bit."""
 
+import functools
 from typing import Any
 
 import numpy as np
@@ -28,6 +29,9 @@ RULES: tuple[tuple[str, dict[str, Any]], ...] = (
     ("Collisions", {}),
     ("Absent", {}),
     ("Absent", {"kept": False}),
+    ("Noisy", {"momentum": 0.9, "wd": 0.1}),
+    ("Noisy", {"blurred": True, "seed": 7}),
+    ("NoisyRows", {}),
     ("Sparse", {}),
     ("Sparse", {"scaled": False, "momentum": 0.9, "wd": 0.1}),
 )
@@ -157,9 +161,12 @@ def test_skipped_rows_are_as_zeros_would_leave_them(
             np.testing.assert_array_equal(array, states[1][name])
 
 
-def test_lazy_update_moves_present_rows_alone(language_package: Any) -> None:
-    options: dict[str, Any] = {"scaled": False, "momentum": 0.9, "wd": 0.1}
-    lazy, dense = language_package.Sparse(lazy_update=True, **options), language_package.Sparse(**options)
+@pytest.mark.parametrize(("rule", "options"), [("Sparse", {"scaled": False}), ("Noisy", {})])
+def test_lazy_update_moves_present_rows_alone(
+    language_package: Any, rule: str, options: dict[str, Any]
+) -> None:
+    kind = functools.partial(getattr(language_package, rule), momentum=0.9, wd=0.1, **options)
+    lazy, dense = kind(lazy_update=True), kind()
     start = np.random.default_rng(0).standard_normal((300, 20), np.float32)
     weights, grad = [start.copy(), start.copy()], _sparse_gradient(0)
     states = [lazy.create_state(0, start), dense.create_state(0, start)]

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import dis
 import inspect
+import math
 import types
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
@@ -54,6 +55,10 @@ def _number(typing: Any, n: Any) -> Any:
 
 def _select(condition: bool, a: Any, b: Any) -> Any:
     return a if condition else b
+
+
+def _root(x: Any) -> Any:
+    return math.sqrt(x)
 
 
 def device_form(function: Function) -> Any:
@@ -115,6 +120,7 @@ _forms: dict[Function, Any] = {
     transcendental.bits: _bits,
     transcendental.number: _number,
     transcendental.select: cuda.jit(device=True, inline="always")(_select),
+    transcendental.root: cuda.jit(device=True, inline="always")(_root),
 }
 
 # what numba-cuda compiles as it stands

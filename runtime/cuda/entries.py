@@ -5,7 +5,8 @@ A work item is a chunk of CHUNK elements. Where all its arrays begin at multiple
 packets of four consecutive elements, and those of a warp lie side by side. Memory is far away: in a whole
 chunk each thread asks for several packets of all arrays before it uses the first, as many as leave enough
 registers for the other warps. What is left of a tensor goes in single packets and elements, with the same
-instructions for each element, so that it makes no difference to the bits.
+instructions for each element, so that it makes no difference to the bits. Where noise is drawn, which takes
+long, a packet is one element.
 """
 
 from __future__ import annotations
@@ -33,9 +34,9 @@ from stepspec.cuda.access import (
 from stepspec.cuda.device_code import call, intrinsic
 from stepspec.cuda.items import CHUNK, PART, TENSOR, THREADS, chunks
 from stepspec.cuda.kernels import Kernel
-from stepspec.cuda.noise_words import word_of, words_of_four
+from stepspec.cuda.noise_words import normal_of, word_of, words_of_four
 from stepspec.cuda.recipes import ROWS, Pass, pass_name
-from stepspec.layout import TAIL, Layout, Parameter
+from stepspec.layout import ARRAYS, TAIL, Layout, Parameter
 
 # size of a number -> bytes of them that a thread asks for before it waits, so that all fit into its registers
 # with what the function itself needs: division and roots of float64 need most
@@ -113,20 +114,29 @@ class Step:
         return tuple(inspect.signature(self.function).parameters)
 
     @cached_property
+    def arrays(self) -> tuple[str, ...]:
+        """Return the arrays that are read or written in memory."""
+        return tuple(parameter.name for parameter in self.kernel.arrays if parameter.role in ARRAYS)
+
+    @cached_property
     def reads(self) -> tuple[str, ...]:
-        """Return the arrays among them."""
-        arrays = {parameter.name for parameter in self.kernel.arrays}
-        return tuple(name for name in self.arguments if name in arrays)
+        """Return those that the function takes."""
+        return tuple(name for name in self.arguments if name in self.arrays)
+
+    @cached_property
+    def noise(self) -> dict[str, int]:
+        """Return what the function takes that is drawn, and the stream of each."""
+        return {self.slots[slot].name: stream for slot, stream in self.layout.noise}
 
     @property
     def packet(self) -> int:
-        """Return how many consecutive elements a thread takes at once."""
-        return PACKET * 4 // self.layout.size
+        """Return how many consecutive elements a thread takes at once; noise takes the registers of many."""
+        return 1 if self.noise else PACKET * 4 // self.layout.size
 
     @property
     def packets(self) -> int:
         """Return how many packets of all arrays a thread asks for before it waits: a power of two."""
-        if self.layout.formats.stochastic:
+        if self.layout.formats.stochastic or self.noise:
             return 1
         size = self.layout.size
         whole = self.packet * len(self.reads) * size
@@ -146,38 +156,16 @@ class Step:
                 positions = [builder.add(given[1], INT(THREADS * size * k)) for k in range(packets)]
                 loaded = [emit.loaded(place) for place in positions]
                 for place, arrays in zip(positions, loaded, strict=True):
-                    emit.stored(place, emit.called(arrays))
+                    emit.stored(place, emit.called(place, arrays))
                 return context.get_dummy_value()
 
             return types.void(words, types.int64), generate
 
         return step
 
-    def values(self, ahead: int) -> Any:
-        """Return `values(words, position)`: what the function returns for elements THREADS apart.
-
-        It is a tuple of `ahead` tuples; all of their arrays are loaded first.
-        """
-        many = len(self.kernel.writes) + len(self.kernel.reduces)
-        each = types.UniTuple(self.number, many)
-        whole = types.UniTuple(each, ahead)
-
-        @intrinsic
-        def values(typing: Any, words: Any, position: Any) -> Any:
-            def generate(context: Any, builder: Any, signature: Any, given: Any) -> Any:
-                emit = _Emit(self, context, builder, given[0], 1)
-                loaded = [emit.loaded(builder.add(given[1], INT(THREADS * k))) for k in range(ahead)]
-                found = [context.make_tuple(builder, each, emit.called(arrays)[0]) for arrays in loaded]
-                return context.make_tuple(builder, whole, found)
-
-            return whole(words, types.int64), generate
-
-        return values
-
     def aligned(self) -> Any:
         """Return `aligned(words)`: whether packets of all arrays can go in one access."""
-        names = [parameter.name for parameter in self.kernel.arrays]
-        names += ["copy"] if self.layout.formats.copy else []
+        names = (*self.arrays, "copy") if self.layout.formats.copy else self.arrays
         return alignment([self.slot(name) for name in names])
 
 
@@ -195,9 +183,10 @@ class _Emit:
         """Return the numbers of the arrays that the function reads."""
         return {name: self._load(name, position) for name in self.step.reads}
 
-    def called(self, arrays: dict[str, list[Any]]) -> list[list[Any]]:
+    def called(self, position: Any, arrays: dict[str, list[Any]]) -> list[list[Any]]:
         """Return what the function returns, by element."""
-        return [self._call(arrays, k) for k in range(self.size)]
+        drawn = {name: self._draw(name, stream, position) for name, stream in self.step.noise.items()}
+        return [self._call({**arrays, **drawn}, k) for k in range(self.size)]
 
     def stored(self, position: Any, values: list[list[Any]]) -> None:
         """Write what the function returned; a weight as its copy, too."""
@@ -229,6 +218,12 @@ class _Emit:
         result = number if many == 1 else types.UniTuple(number, many)
         found = call(self.context, self.builder, function, result, [number] * len(values), values)
         return [found] if many == 1 else [self.builder.extract_value(found, k) for k in range(many)]
+
+    def _draw(self, name: str, stream: int, position: Any) -> list[Any]:
+        """Return the numbers of a stream."""
+        key, count, number = self._word(name), self._word("noise_count"), self.step.number
+        places = [self.builder.add(position, INT(k)) for k in range(self.size)]
+        return [normal_of(self.context, self.builder, key, count, place, stream, number) for place in places]
 
     def _noise(self, position: Any) -> list[Any]:
         """Return a random word for each element."""

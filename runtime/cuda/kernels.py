@@ -67,7 +67,7 @@ class Kernel:
     function
         What is called per element (per column, per tensor); None if a rows kernel does nothing per element.
     arrays
-        What it reads or writes in memory: role "element", "row" or "column".
+        What it reads or writes in memory: role "element", "row" or "column"; or draws: "noise".
     writes
         Of these, the ones that get what `function` returns, in order.
     before
@@ -152,7 +152,8 @@ def elements(
     Parameters
     ----------
     reads : tuple of str
-        Parameters that are elements of arrays, in float32 or float64 however they are stored.
+        Parameters that are elements of arrays, in float32 or float64 however they are stored; `normal`,
+        `normal_2`, ... are drawn.
     writes : tuple of str
         The arrays that get what the function returns, in order.
     reduces : dict of str to str
@@ -160,7 +161,7 @@ def elements(
         "max", in the canonical order.
 
     """
-    arrays = tuple(Parameter(name, "element") for name in dict.fromkeys((*reads, *writes)))
+    arrays = tuple(Parameter.array(name, "element") for name in dict.fromkeys((*reads, *writes)))
     reductions = {name: Reduction(kind) for name, kind in (reduces or {}).items()}
     return lambda function: Kernel("elements", function, arrays, tuple(writes), reduces=reductions)
 
@@ -196,7 +197,7 @@ def rows(
 ) -> Callable[[Function | None], Kernel]:
     """Make a kernel of functions of one row and of one element, see `Kernel`."""
     roles = (("element", element), ("row", row), ("column", column))
-    arrays = tuple(Parameter(name, role) for role, names in roles for name in names)
+    arrays = tuple(Parameter.array(name, role) for role, names in roles for name in names)
     return lambda function: Kernel(
         "rows", function, arrays, tuple(writes), before, row_writes or {}, reduces or {}, row_reduces or {}
     )

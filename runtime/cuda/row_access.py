@@ -19,7 +19,7 @@ from numba.cuda import types
 from stepspec.cuda import access
 from stepspec.cuda.access import INT, element_address
 from stepspec.cuda.device_code import call, intrinsic
-from stepspec.cuda.noise_words import word_of, words_of_four
+from stepspec.cuda.noise_words import normal_of, word_of, words_of_four
 from stepspec.cuda.recipes import ROWS
 from stepspec.layout import ARRAYS, TAIL, Layout, Parameter
 
@@ -165,6 +165,8 @@ class Access:
                 return lambda context, builder, given: self._load(
                     context, builder, slot, given[0], given[3], size
                 )
+            case "noise":
+                return lambda context, builder, given: self._noise(context, builder, slot, given, size)
             case "element" if name == "grad" and self.layout.formats.gradient != "dense":
                 return lambda context, builder, given: self._gradient(context, builder, given[4], size)
             case "element":
@@ -179,6 +181,13 @@ class Access:
         storage, base = self.storage(slot), builder.extract_value(opened, slot)
         address = element_address(builder, base, index, storage)
         return access.load(context, builder, storage, address, self.number, size)
+
+    def _noise(self, context: Any, builder: Any, slot: int, given: Sequence[Any], size: int) -> list[Any]:
+        """Return (in LLVM) the numbers of a stream."""
+        slots, stream = (slot, self.slot("noise_count")), dict(self.layout.noise)[slot]
+        key, count = (builder.extract_value(given[0], each) for each in slots)
+        places = [builder.add(given[2], INT(k)) for k in range(size)]
+        return [normal_of(context, builder, key, count, place, stream, self.number) for place in places]
 
     def _gradient(self, context: Any, builder: Any, address: Any, size: int) -> list[Any]:
         """Return (in LLVM) the gradient at an address, zeros if that is 0; in lazy passes it never is."""

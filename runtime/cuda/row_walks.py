@@ -61,12 +61,12 @@ class Walk:
 
     @property
     def packet(self) -> int:
-        """Return how many neighbouring elements make a packet."""
-        return PACKET * 4 // self.access.layout.size
+        """Return how many neighbouring elements make a packet; noise takes the registers of many."""
+        return 1 if self.access.layout.noise else PACKET * 4 // self.access.layout.size
 
     def ahead(self, packet: int) -> int:
         """Return how many packets of all arrays to ask for at once."""
-        if self.access.layout.formats.stochastic:
+        if self.access.layout.formats.stochastic or self.access.layout.noise:
             return 1
         whole = max(1, len(self.arrays)) * packet * self.access.layout.size
         return max(1, min(MOST_AHEAD, IN_FLIGHT // whole))

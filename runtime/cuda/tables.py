@@ -92,6 +92,8 @@ class Rows:
                 return ("column" if _is_per_column(slot) else "number"), slot.name
             case "buffer":
                 return "buffer", slot
+            case "noise":
+                return "array", "noise_key"
             case "values":
                 return "values", slot.name
             case role if role in ARRAYS and slot.name in self._columns:
