@@ -18,6 +18,7 @@ from stepspec.generated.nadam import Nadam
 from stepspec.generated.nag import NAG
 from stepspec.generated.rmsprop import RMSProp
 from stepspec.generated.sgd import SGD
+from stepspec.generated.sgld import SGLD
 from stepspec.generated.signum import Signum
 
 __all__ = [
@@ -28,6 +29,7 @@ __all__ = [
     "LARS",
     "NAG",
     "SGD",
+    "SGLD",
     "AdaBelief",
     "AdaDelta",
     "AdaGrad",

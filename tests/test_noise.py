@@ -17,6 +17,7 @@ import pytest
 from assembly import CONTRACTED, full_assembly
 from launch import DTYPES, Launch, bits
 
+import stepspec
 from stepspec import cpu, noise, transcendental
 from stepspec.formats import Formats
 
@@ -255,3 +256,23 @@ def test_draws_are_vectorized(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -
     for instruction in ("vpmuludq", "vdivpd", "vsqrtpd"):
         assert re.search(rf"{instruction}\s.*%[yz]mm", assembly), instruction
     assert not re.search(CONTRACTED, assembly)
+
+
+@pytest.mark.parametrize("fused", [False, True], ids=["step", "fused"])
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.filterwarnings("ignore:.*updates smaller")
+def test_steps_draw_by_seed_name_count_and_element(dtype: str, fused: bool) -> None:
+    """From weights of 0, without gradients and at a rate of 1, SGLD goes to the draws themselves."""
+    optimizer = stepspec.SGLD(
+        learning_rate=1.0, seed=5, param_idx2name={1: "bias"}, begin_num_update=8, use_fused_step=fused
+    )
+    shapes = [(), (7,), (3, 1500), (41, 130)]
+    weights = [np.zeros(shape, DTYPES[dtype]) for shape in shapes[:3]]
+    weights.append(np.zeros(shapes[3][::-1], DTYPES[dtype]).T)
+    grads = [np.zeros(shape, DTYPES[dtype]) for shape in shapes]
+    optimizer.update([4, 1, 2, 0], weights, grads, [{} for _ in shapes])
+    for name, weight in zip(("4", "bias", "2", "0"), weights, strict=True):
+        elements = np.arange(weight.size).reshape(weight.shape)
+        drawn = noise.normals(noise.tensor_key(5, name), 9, 1, elements, np.float64)
+        expected = drawn.astype(Formats.plain(dtype).compute).astype(weight.dtype)
+        assert bits(weight) == bits(expected)
