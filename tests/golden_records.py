@@ -66,7 +66,8 @@ def unpack(table: dict[str, Any], buffers: Arrays) -> Arrays:
 def load(optimizer: str) -> Iterator[Case]:
     expectations = json.loads((GOLDEN / "expect.json").read_text(encoding="utf-8"))
     content, buffers = open_records(GOLDEN / f"{optimizer}.npz")
-    truths, truth_buffers = open_records(GOLDEN / f"truth_{optimizer}.npz")
+    truth_path = GOLDEN / f"truth_{optimizer}.npz"
+    truths, truth_buffers = open_records(truth_path) if truth_path.exists() else ({"truth": {}}, {})
     for record in content["cases"]:
         truth = unpack(truths["truth"].get(record["id"], {}), truth_buffers)
         yield Case(record, unpack(record["arrays"], buffers), expectations[record["id"]], truth)
@@ -113,11 +114,7 @@ def replay(case: Case, path: str, feed: str, place: Callable[[Array], Any] = np.
     `place` copies weights and gradients to where they shall lie.
     """
     optimizer = build(case, path)
-    indices = [tensor["index"] for tensor in case.record["params"]]
-    weights = {i: place(case.arrays[f"p{i}/w0"]) for i in indices}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of half precision without a master, which some cases are about
-        states = {i: optimizer.create_state_multi_precision(i, weight) for i, weight in weights.items()}
+    weights, states = started(case, optimizer, place)
     seen = [snapshot(weights, states)]
     for call, fed in enumerate(case.record["feed"]):
         given = {i: gradient(case, i, call, case.arrays[f"p{i}/grad"][call]) for i in fed}
@@ -131,11 +128,25 @@ def replay(case: Case, path: str, feed: str, place: Callable[[Array], Any] = np.
         for key, value in seen[-1].items():
             kept = untouched(case, int(key[1 : key.index("/")]), call)
             assert same_bits(value[kept], seen[-2][key][kept]), f"{key} call {call}: written, but not fed"
-        for i in indices:
+        for i in weights:
             if (master := seen[-1].get(f"p{i}/state/master")) is not None:
                 half = master.astype(np.float16)
                 assert same_bits(seen[-1][f"p{i}/w"], half), f"p{i} call {call}: not the master"
     return {key: np.stack([values[key] for values in seen]) for key in seen[0]}
+
+
+def started(
+    case: Case, optimizer: stepspec.Optimizer, place: Callable[[Array], Any] = np.copy
+) -> tuple[dict[int, Any], dict[int, Arrays]]:
+    """Return the initial weights and new states of a case."""
+    weights = {
+        tensor["index"]: place(case.arrays[f"p{tensor['index']}/w0"]) for tensor in case.record["params"]
+    }
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of half precision without a master, which some cases are about
+        return weights, {
+            i: optimizer.create_state_multi_precision(i, weight) for i, weight in weights.items()
+        }
 
 
 def gradient(case: Case, index: int, call: int, dense: Array) -> Array | stepspec.RowSparse:

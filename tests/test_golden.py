@@ -5,10 +5,12 @@ import json
 from typing import Any
 
 import pytest
+from golden_drift import drift_complaints
 from golden_records import (
     CASES,
     GOLDEN,
     OPTIMIZERS,
+    PATHS,
     Arrays,
     Case,
     build,
@@ -58,6 +60,14 @@ def test_paths_give_the_same_bits(case: Case, path: str) -> None:
     assert [key for key in step if not same_bits(step[key], fused[key])] == []
 
 
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("case", [*load("SGLD")], ids=lambda case: case.name)
+def test_drift(case: Case, path: str) -> None:
+    """Of SGLD, MXNet's noise is not ours: what is added to it must agree."""
+    assert case.expect["how"] == "drift"
+    assert list(drift_complaints(case, path)) == []
+
+
 @pytest.mark.parametrize(("case", "path"), runs(refused=True))
 def test_refusal(case: Case, path: str) -> None:
     words = ("lazy_update", "clip_gradient", "momentum", "wd")
@@ -73,7 +83,7 @@ def test_refusal(case: Case, path: str) -> None:
 def test_collection() -> None:
     """Every recorded case is expected, and what is collected covers optimizers, schedulers and both paths."""
     expectations = json.loads((GOLDEN / "expect.json").read_text(encoding="utf-8"))
-    recorded = [case for name in OPTIMIZERS for case in load(name)]
+    recorded = [case for name in (*OPTIMIZERS, "SGLD") for case in load(name)]
     assert {case.name for case in recorded} == set(expectations)
     assert {case.record["optimizer"] for case in CASES.values()} == set(OPTIMIZERS)
     assert any("lr_scheduler" in case.record for case in CASES.values())
