@@ -20,8 +20,8 @@ def drift_complaints(case: Case, path: str) -> Iterator[str]:
             for name, state in states[i].items():
                 state[...] = case.arrays[f"step/p{i}/state/{name}"][call]
         for group in [fed] if case.expect["feed"] == "call" else [[i] for i in fed]:
-            given = [[held[i] for i in group] for held in (weights, grads, states)]
-            optimizer.update_multi_precision(group, *given)
+            moved, slopes = [weights[i] for i in group], [grads[i] for i in group]
+            optimizer.update_multi_precision(group, moved, slopes, [states[i] for i in group])
         for i, rate in zip(fed, case.expect["lr"][call], strict=True):
             master = "master" in states[i]
             before, after = _recorded(case, i, "state/master" if master else "w", call)
