@@ -73,7 +73,7 @@ def read(source: Source, problems: Problems) -> Table:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         span = Span(mark.line + 1, mark.column + 1) if mark else Span(1, 1)
-        hint = "indent with spaces" if "\t" in source.line(span.line) else ""
+        hint = _remedy(source.line(span.line))
         raise _refusal(source, span, f"not valid YAML: {error.problem}", hint) from None
     root = builder.root
     if root is None or (isinstance(root, Scalar) and not root.text):
@@ -85,6 +85,13 @@ def read(source: Source, problems: Problems) -> Table:
 
 def _refusal(source: Source, span: Span, message: str, hint: str = "") -> SpecError:
     return SpecError(source, [Problem(span, message, hint)])
+
+
+def _remedy(line: str) -> str:
+    """Return what to do about a line that is not YAML; empty if there is no common reason."""
+    if "\t" in line:
+        return "indent with spaces"
+    return 'quote a range: "[0, 1)"' if re.search(r"range:\s*[\[(]", line) else ""
 
 
 def _place_of(source: Source, position: int) -> Span:
