@@ -16,10 +16,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from device_training import train_on_device
+from emulated_driver import EmulatedDriver
+from training import assert_same_bits, random_tensors, train
 
 import stepspec
 from stepspec import in_memory
 from stepspec.compilation import _Inner
+from stepspec.cuda.driver import use
 from stepspec.cuda.passes import passes
 from stepspec.formats import Formats
 from stepspec.generator.errors import SpecError
@@ -60,7 +64,7 @@ def trained(optimizer: Any, fused: bool = True) -> bytes:
     return weight.tobytes() + b"".join(array.tobytes() for array in state.values())
 
 
-def train(optimizer: Any, results: Any) -> None:
+def hand_over(optimizer: Any, results: Any) -> None:
     results.put(trained(optimizer))
 
 
@@ -171,7 +175,7 @@ def test_other_processes(method: str) -> None:
     expected = trained(optimizer)
     context: Any = multiprocessing.get_context(method)
     results = context.Queue()
-    process = context.Process(target=train, args=[stepspec.compile(LION)(learning_rate=0.1), results])
+    process = context.Process(target=hand_over, args=[stepspec.compile(LION)(learning_rate=0.1), results])
     process.start()
     assert results.get(timeout=60) == expected
     process.join(60)
@@ -270,3 +274,11 @@ def test_kernels_for_gpus_are_cached_by_their_text() -> None:
     assert stamp is not None
     assert stamps(other()) == [stamp]
     assert stamps(LION.replace("(sign(c)", "(2 * sign(c)")) != [stamp]
+
+
+def test_a_gpu_gives_the_same_bits() -> None:
+    driver, weights = EmulatedDriver(), random_tensors([(7, 3)], np.float32)
+    with use(driver):
+        found = train_on_device(driver, stepspec.compile(LION)(learning_rate=0.1), weights)
+    assert driver.launches
+    assert_same_bits(train(stepspec.compile(LION)(learning_rate=0.1), weights), found)
