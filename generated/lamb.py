@@ -161,7 +161,7 @@ class LAMB(Optimizer):
                 direction = mean_hat / (sqrt(var_hat) + epsilon) + wd * weight
                 w_norm = clip_between(norm(weight), lower_bound, upper_bound)
                 d_norm = norm(direction)
-                trust = w_norm / d_norm if w_norm > 0 and d_norm > 0 else 1
+                trust = w_norm / d_norm if w_norm > 0 and d_norm > 0 else np.float64(1)
                 weight = weight - dtype(lr * trust) * direction
                 p.store(weight=weight, mean=mean, var=var)
             else:
@@ -175,7 +175,7 @@ class LAMB(Optimizer):
                 direction = mean_hat / (sqrt(var_hat) + epsilon) + wd * weight
                 w_norm = clip_between(norm(weight), lower_bound, upper_bound)
                 d_norm = norm(direction)
-                trust = w_norm / d_norm if w_norm > 0 and d_norm > 0 else 1
+                trust = w_norm / d_norm if w_norm > 0 and d_norm > 0 else np.float64(1)
                 weight = weight - dtype(lr * trust) * direction
                 p.store(weight=weight, mean=mean, var=var)
 

@@ -153,7 +153,7 @@ class LANS(Optimizer):
             mean = p.state["mean"]
             var = p.state["var"]
             g_norm = norm(rescale_grad * grad)
-            divisor = g_norm if g_norm > 0 else 1
+            divisor = g_norm if g_norm > 0 else np.float64(1)
             g = clip(rescale_grad * grad / dtype(divisor), clip_gradient)
             mean = beta1 * mean + (1 - beta1) * g
             var = beta2 * var + (1 - beta2) * square(g)
@@ -163,8 +163,8 @@ class LANS(Optimizer):
             w_norm = clip_between(norm(weight), lower_bound, upper_bound)
             m_norm = norm(m)
             d_norm = norm(d)
-            m_trust = w_norm / m_norm if w_norm > 0 and m_norm > 0 else 1
-            d_trust = w_norm / d_norm if w_norm > 0 and d_norm > 0 else 1
+            m_trust = w_norm / m_norm if w_norm > 0 and m_norm > 0 else np.float64(1)
+            d_trust = w_norm / d_norm if w_norm > 0 and d_norm > 0 else np.float64(1)
             weight = weight - lr * (dtype(beta1 * m_trust) * m + dtype((1 - beta1) * d_trust) * d)
             p.store(weight=weight, mean=mean, var=var)
 

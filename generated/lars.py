@@ -140,7 +140,11 @@ class LARS(Optimizer):
                 mom = p.state["mom"]
                 w_norm = norm(weight)
                 g_norm = norm(rescale_grad * grad)
-                trust = eta * w_norm / (g_norm + wd * w_norm + epsilon) if w_norm > 0 and g_norm > 0 else 1
+                trust = (
+                    eta * w_norm / (g_norm + wd * w_norm + epsilon)
+                    if w_norm > 0 and g_norm > 0
+                    else np.float64(1)
+                )
                 g = clip(rescale_grad * grad, clip_gradient) + wd * weight
                 mom = momentum * mom + dtype(lr * trust) * g
                 weight = weight - mom
@@ -154,7 +158,11 @@ class LARS(Optimizer):
             elif p.flags["adapt"]:
                 w_norm = norm(weight)
                 g_norm = norm(rescale_grad * grad)
-                trust = eta * w_norm / (g_norm + wd * w_norm + epsilon) if w_norm > 0 and g_norm > 0 else 1
+                trust = (
+                    eta * w_norm / (g_norm + wd * w_norm + epsilon)
+                    if w_norm > 0 and g_norm > 0
+                    else np.float64(1)
+                )
                 g = clip(rescale_grad * grad, clip_gradient) + wd * weight
                 mom = dtype(lr * trust) * g
                 weight = weight - mom

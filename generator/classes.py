@@ -208,6 +208,8 @@ def _branch(rule: Rule, variant: Variant, printer: ReferencePrinter, depth: int)
     for s in variant.statements:
         if isinstance(s.value, Spread):
             lines += assignment(s.target.name, printer.spread_like(s.value, s.target.name), depth)
+        elif s.target.kind is Kind.STATE:
+            lines += assignment(s.target.name, printer.float64(s.value), depth)
         else:
             lines += assignment(s.target.name, printer.text(s.value), depth)
     order = ["weight", *(s.name for s in rule.spec.states)]

@@ -166,6 +166,9 @@ class ReferencePrinter(Printer):
         return super().power(expr) if expr.stage else _host_power(self, expr)
 
     def select(self, expr: Select) -> tuple[str, int]:
+        if expr.extent.is_scalar and expr.stage:
+            condition, then = self.operand(expr.condition, OR), self.float64(expr.then, OR)
+            return f"{then} if {condition} else {self.float64(expr.otherwise, SELECT)}", SELECT
         alike = expr.then.extent == expr.otherwise.extent
         if expr.condition.extent.is_scalar and (expr.extent.is_scalar or alike):
             return super().select(expr)
@@ -193,6 +196,10 @@ class ReferencePrinter(Printer):
         # what is summed has the shape of rows or columns: some array must lend it
         per = {Extent.ROW: "row_sum", Extent.COLUMN: "column_sum"}.get(expr.over)
         return self.spread_like(expr, f"{self.use(per)}(weight)" if per else "weight"), ATOM
+
+    def float64(self, expr: Expr, least: int = SELECT) -> str:
+        """Return the text of a number of a tensor: what the host knows becomes a float64 scalar as others."""
+        return self.operand(expr, least) if expr.stage else f"np.float64({self.text(expr)})"
 
     def spread_like(self, expr: Spread, like: str) -> str:
         """Return the text of a value repeated over the array called `like`."""

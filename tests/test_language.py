@@ -107,6 +107,33 @@ def test_state_per_tensor_is_one_float64(language_package: Any) -> None:
     assert state["product"] == 1.0 * (0.9 * (1 - 0.5 * 0.96**1))
 
 
+NUMBERS = """
+name: Numbers
+summary: What the host knows becomes a number of the tensor.
+hyperparameters:
+  learning_rate: {default: 0.5}
+state:
+  count: {per: tensor}
+  zero: {per: tensor}
+  chosen: {per: tensor}
+update: |
+  count = 3
+  zero = lr - lr
+  chosen = tanh(2 if norm(grad) > 0 else count) + exp(-count)
+  weight -= grad / zero + log(count) * chosen
+"""
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_numbers_per_tensor_are_float64_whoever_knows_them(fused: bool) -> None:
+    optimizer = stepspec.compile(NUMBERS)(use_fused_step=fused)
+    weight, grad = np.ones(2, np.float32), np.array([1, -1], np.float32)
+    state = optimizer.create_state(0, weight)
+    optimizer.update([0], [weight], [grad], [state])
+    assert weight.tolist() == [-np.inf, np.inf]
+    assert state["chosen"] == pytest.approx(np.tanh(2) + np.exp(-3), rel=1e-15)
+
+
 def test_static_choice_by_dimensions(language_package: Any) -> None:
     optimizer = language_package.Factored()
     assert set(optimizer.create_state(0, np.ones((3, 4)))) == {"by_row", "by_column"}
