@@ -23,6 +23,9 @@ Gradient: TypeAlias = Array | stepspec.RowSparse
 
 DTYPES: dict[str, Any] = {"float32": np.float32, "bfloat16": bfloat16, "float16": np.float16}
 
+# After so many updates nothing of the means' start is left to correct. torch and optax correct before epsilon
+# and weight decay come in, MXNet and stepspec afterwards, so that only from then on all do the same.
+LATE = {"begin_num_update": 100_000}
 # stepspec's names of the hyperparameters; the peers translate them
 OPTIMIZERS: dict[str, dict[str, Any]] = {
     "SGD": {"learning_rate": 0.01, "momentum": 0.9},
@@ -30,6 +33,10 @@ OPTIMIZERS: dict[str, dict[str, Any]] = {
     "GroupAdaGrad": {"learning_rate": 0.01, "epsilon": 1e-6},
     "FTML": {"learning_rate": 0.0025, "beta1": 0.6, "beta2": 0.999, "epsilon": 1e-8},
     "LARS": {"learning_rate": 0.5, "momentum": 0.9, "eta": 0.001, "epsilon": 1e-8},
+    "Adam": {"learning_rate": 0.001, "beta1": 0.9, "beta2": 0.999, "epsilon": 1e-8, **LATE},
+    "AdamW": {"learning_rate": 0.001, "beta1": 0.9, "beta2": 0.999, "epsilon": 1e-8, "wd": 0.01, **LATE},
+    # so small that it does not show whether it is under the root, as optax's, or beside it
+    "AdaGrad": {"learning_rate": 0.01, "epsilon": 1e-16},
 }
 
 

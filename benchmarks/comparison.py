@@ -12,12 +12,11 @@ from sections import Options, Part, Table, Target
 
 BANDWIDTH_SET = "GPT-2 small"
 
+FUSED_BY_TORCH = ("SGD", "Adam", "AdamW", "AdaGrad")
+FUSED_AIMS = {"GPT-2 small": 1.0, "ResNet-50": 1.0, "MLP": 1.5, "1000 small": 3.0}
 # optimizer, peers of which the fastest counts, the least ratio of their time to the fused step's, sets or all
 AIMS: tuple[tuple[str, tuple[str, ...], float, tuple[str, ...]], ...] = (
-    ("SGD", ("torch fused",), 1.0, ("GPT-2 small",)),
-    ("SGD", ("torch fused",), 1.0, ("ResNet-50",)),
-    ("SGD", ("torch fused",), 1.5, ("MLP",)),
-    ("SGD", ("torch fused",), 3.0, ("1000 small",)),
+    *((name, ("torch fused",), aim, (set_,)) for name in FUSED_BY_TORCH for set_, aim in FUSED_AIMS.items()),
     ("NAG", ("torch foreach", "torch compiled"), 2.0, ()),
     ("SGD", ("optax",), 3.0, ()),
     ("NAG", ("optax",), 3.0, ()),

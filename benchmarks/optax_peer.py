@@ -38,10 +38,28 @@ def lars(case: Case) -> Any:
     )
 
 
+def adam(case: Case) -> Any:
+    rate, *others = (case.settings[name] for name in ("learning_rate", "beta1", "beta2", "epsilon"))
+    return optax.adam(rate, *others)
+
+
+def adamw(case: Case) -> Any:
+    rate, *others = (case.settings[name] for name in ("learning_rate", "beta1", "beta2", "epsilon"))
+    return optax.adamw(rate, *others, weight_decay=case.settings["wd"])
+
+
+def adagrad(case: Case) -> Any:
+    # its epsilon is under the root
+    return optax.adagrad(case.settings["learning_rate"], 0.0, case.settings["epsilon"] ** 2)
+
+
 OPTIMIZERS: dict[str, Callable[[Case], Any]] = {
     "SGD": lambda case: optax.sgd(case.settings["learning_rate"], case.settings.get("momentum")),
     "NAG": lambda case: optax.sgd(case.settings["learning_rate"], case.settings["momentum"], nesterov=True),
     "LARS": lars,
+    "Adam": adam,
+    "AdamW": adamw,
+    "AdaGrad": adagrad,
 }
 
 
@@ -71,6 +89,8 @@ class Optax:
         self.masters = [weight.astype(jnp.float32) for weight in stored] if case.has_masters else stored
         self.stored = stored if case.has_masters else []
         self.states = optimizer.init(self.masters)
+        if begin := case.settings.get("begin_num_update"):
+            self.states = optax.tree_utils.tree_set(self.states, count=jnp.asarray(begin, jnp.int32))
         self.turns = itertools.cycle([[jnp.array(grad) for grad in grads] for grads in case.model.grads])
         self.grads: list[Any] = []
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import itertools
 import logging
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -26,21 +26,45 @@ WAYS = ("fused", "foreach", "compiled")
 MANY = 500
 
 
+Settings: TypeAlias = Mapping[str, Any]
+
+
 @dataclass(frozen=True)
 class Algorithm:
-    """A class of torch.optim, the options that make it stepspec's rule, and its names for the settings."""
+    """A class of torch.optim, and what it is given to be stepspec's rule."""
 
     name: str
-    settings: dict[str, str]
-    options: dict[str, Any] = field(default_factory=dict)
-    fused: bool = True
+    arguments: Callable[[Settings], dict[str, Any]]
 
 
-# a constant rate makes torch's Nesterov momentum, scaled by the rate when it is used, the same as stepspec's
-SGD = {"learning_rate": "lr", "momentum": "momentum"}
+def sgd(settings: Settings) -> dict[str, Any]:
+    return {"lr": settings["learning_rate"], "momentum": settings.get("momentum", 0.0)}
+
+
+def nag(settings: Settings) -> dict[str, Any]:
+    # a constant rate makes torch's momentum, scaled by the rate when it is used, the same as stepspec's
+    return {**sgd(settings), "nesterov": True}
+
+
+def adam(settings: Settings) -> dict[str, Any]:
+    return {
+        "lr": settings["learning_rate"],
+        "betas": (settings["beta1"], settings["beta2"]),
+        "eps": settings["epsilon"],
+        "weight_decay": settings.get("wd", 0.0),
+    }
+
+
+def adagrad(settings: Settings) -> dict[str, Any]:
+    return {"lr": settings["learning_rate"], "eps": settings["epsilon"]}
+
+
 ALGORITHMS = {
-    "SGD": Algorithm("SGD", SGD),
-    "NAG": Algorithm("SGD", SGD, {"nesterov": True}),
+    "SGD": Algorithm("SGD", sgd),
+    "NAG": Algorithm("SGD", nag),
+    "Adam": Algorithm("Adam", adam),
+    "AdamW": Algorithm("AdamW", adam),
+    "AdaGrad": Algorithm("Adagrad", adagrad),
 }
 
 
@@ -53,12 +77,10 @@ def contender(case: Case, way: str, device: str = "cpu") -> Contender | Reason:
     algorithm = ALGORITHMS[case.optimizer]
     if case.settings.get("rounding"):
         return Reason("no stochastic rounding")
-    if way == "fused" and not algorithm.fused:
-        return Reason("not fused by torch")
     if case.model.is_sparse and way != "foreach":
         return Reason("no row-sparse gradients")
-    if case.model.is_sparse and case.settings.get("momentum"):
-        return Reason("row-sparse gradients without momentum only")
+    if case.model.is_sparse and (case.optimizer != "SGD" or case.settings.get("momentum")):
+        return Reason("row-sparse gradients of SGD without momentum only")
     if case.model.is_sparse and case.has_masters:
         return Reason("row-sparse gradients without masters only")
     if way == "compiled" and len(case.model.shapes) > MANY and case.model.dtype != "float32":
@@ -80,38 +102,39 @@ class Torch:
         self.stored = [tensor(weight.copy()).to(device) for weight in case.model.weights]
         self.is_wide = case.has_masters
         self.parameters = [torch.nn.Parameter(t.float() if self.is_wide else t) for t in self.stored]
-        settings = {
-            theirs: case.settings[ours]
-            for ours, theirs in algorithm.settings.items()
-            if ours in case.settings
-        }
+        arguments = algorithm.arguments(case.settings)
         chosen: dict[str, Any] = {"fused": True} if way == "fused" else {"foreach": True}
         make = getattr(torch.optim, algorithm.name)
-        self.optimizer = make(self.parameters, **settings, **algorithm.options, **chosen)
+        self.optimizer = make(self.parameters, **arguments, **chosen)
         self.turns = itertools.cycle([[tensor(g).to(device) for g in grads] for grads in case.model.grads])
         self.grads: list[Any] = []
         # torch adds Nesterov's momentum to the gradients in place: it gets copies of what others share
-        spoils = algorithm.options.get("nesterov") and way != "fused" and not self.is_wide
+        spoils = arguments.get("nesterov") and way != "fused" and not self.is_wide
         self.copies = [torch.empty_like(parameter) for parameter in self.parameters] if spoils else []
         self.wide = [torch.zeros_like(parameter) for parameter in self.parameters] if self.is_wide else []
         for parameter, grad in zip(self.parameters, self.wide, strict=False):
             parameter.grad = grad
         self.run: Callable[[list[Any]], None] = self.update
+        begin = case.settings.get("begin_num_update", 0)
+        if begin or self.is_compiled:  # a first step, which creates states, would be compiled on its own
+            self.create_states(begin)
         if self.is_compiled:
             # it warns that it leaves out a profiler's marks
             logging.getLogger("torch._dynamo").setLevel(logging.ERROR)
-            self.create_states()
             self.run = torch.compile(self.update)
 
-    def create_states(self) -> None:
-        """Take a step with gradients of zero, clear the states: a first step would be compiled on its own."""
+    def create_states(self, begin: int) -> None:
+        """Take a step that moves nothing, then clear the states: so many updates count as done."""
         for parameter in self.parameters:
             parameter.grad = torch.zeros_like(parameter)
+        (group,) = self.optimizer.param_groups
+        rate, group["lr"] = group["lr"], 0.0
         self.optimizer.step()
+        group["lr"] = rate
         for state in self.optimizer.state.values():
-            for value in state.values():
+            for name, value in state.items():
                 if torch.is_tensor(value):
-                    value.zero_()
+                    value.fill_(begin if name == "step" else 0)
         for parameter, grad in itertools.zip_longest(self.parameters, self.wide):
             parameter.grad = grad
 

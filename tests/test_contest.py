@@ -12,7 +12,7 @@ import pytest
 import optax_peer
 import stepspec
 import torch_peer
-from agreement import DisagreementError, disagreement, same_bits, take_steps
+from agreement import STEPS, DisagreementError, disagreement, same_bits, take_steps
 from cases import DTYPES, OPTIMIZERS, Array, Case, Model, Reason, settings_of
 from contest import Peers, Persistent, hold, moved
 from ours import PATHS, Stepspec
@@ -164,15 +164,22 @@ def test_a_rule_of_two_passes_has_the_streams_of_both() -> None:
 
 
 def agree(case: Case, peer: Contender | Reason) -> str:
-    fused = Stepspec(case, "fused_step")
+    ours = Stepspec(case, "step")  # the fused step's bits, and nothing to compile
     assert not isinstance(peer, Reason)
-    for contender in (fused, peer):
-        take_steps(contender, 3)
-    return disagreement(case, fused.weights(), peer.weights())
+    for contender in (ours, peer):
+        take_steps(contender, STEPS)
+    return disagreement(case, ours.weights(), peer.weights())
+
+
+def test_a_missing_decay_is_noticed() -> None:
+    case = drawn("AdamW")
+    without = Case("AdamW", {**case.settings, "wd": 0.0}, case.model, THREADS)
+    assert agree(case, Stepspec(case, "step")) == ""
+    assert agree(case, Stepspec(without, "step")).startswith("disagrees: fc_weight")
 
 
 @pytest.mark.parametrize("way", ["fused", "foreach"])
-@pytest.mark.parametrize("optimizer", ["SGD", "NAG"])
+@pytest.mark.parametrize("optimizer", torch_peer.ALGORITHMS)
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_torch_agrees_and_leaves_shared_gradients(optimizer: str, dtype: str, way: str) -> None:
     pytest.importorskip("torch")
