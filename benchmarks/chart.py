@@ -40,7 +40,7 @@ def draw(sections: Sequence[Section], folder: Path) -> list[Path]:
     with pyplot.rc_context(
         {"font.size": 9, "text.color": INK, "axes.labelcolor": INK, "axes.edgecolor": FAINT}
     ):
-        figure = pyplot.figure(figsize=(11, 7.5), layout="constrained")
+        figure = pyplot.figure(figsize=(3 + 1.6 * len(optimizers), 7.5), layout="constrained")
         shared = [o for o in outcomes if o.share is not None]
         heights = (3, 2) if shared else (3,)
         panels: Any = figure.subfigures(len(heights), 1, height_ratios=heights, squeeze=False)[:, 0]
