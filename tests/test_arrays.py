@@ -45,7 +45,7 @@ def column(array: Array) -> Array:
 
 
 def transposed(array: Array) -> Array:
-    return array.transpose(2, 0, 1).copy().transpose(1, 2, 0)
+    return np.moveaxis(np.moveaxis(array, -1, 0).copy(), 0, -1)
 
 
 def with_metadata(array: Array) -> Array:

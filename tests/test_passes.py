@@ -141,7 +141,7 @@ def test_static_part_of_a_condition_is_resolved() -> None:
     texts = [lines(straight_line(found, choice)) for choice in variants(found)]
     assert texts == [
         ["weight = weight - lr * grad"],
-        ["k = 2 if norm(grad) > 0 else 1", "weight = weight - dtype(lr * k) * grad"],
+        ["k = np.float64(2) if norm(grad) > 0 else np.float64(1)", "weight = weight - dtype(lr * k) * grad"],
     ]
 
 
