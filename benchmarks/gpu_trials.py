@@ -14,6 +14,7 @@ import numpy as np
 import stepspec
 from cases import DTYPES, OPTIMIZERS, Array, Gradient, draw
 from gpu_places import Device
+from settings import settings
 from shapes import Shapes
 from stepspec import generated
 
@@ -84,25 +85,16 @@ def trials(optimizer: str, dtype: str, storage: Mapping[str, Any], forms: Sequen
     """Yield all forms, all settings with dense gradients, and what only some optimizers have."""
     kind = getattr(stepspec, optimizer)
     yield from formed(optimizer, dtype, storage, forms)
-    for settings in variants(kind):
-        yield Trial(optimizer, dtype, {**storage, **settings})
+    has_masters = "multi_precision" in storage
+    for arguments in settings(kind):
+        if not (has_masters and arguments.get("lazy_update")):  # they exclude each other
+            yield Trial(optimizer, dtype, {**storage, **arguments})
     yield Trial(optimizer, dtype, storage, grads=OTHERS[dtype])
-    if "lazy_update" in inspect.signature(kind).parameters and "multi_precision" not in storage:
+    if "lazy_update" in inspect.signature(kind).parameters and not has_masters:
         yield Trial(optimizer, dtype, {**storage, "lazy_update": True}, "sparse")
     # where it is exact, the rows of the gradient are all that is touched
     if kind.uses_wd and "momentum" in inspect.signature(kind).parameters:
         yield Trial(optimizer, dtype, {**storage, "momentum": 0.0}, "sparse")
-
-
-def variants(kind: type[stepspec.Optimizer]) -> Iterator[dict[str, Any]]:
-    """Yield settings that between them reach the variants of a rule."""
-    yield {"clip_gradient": 0.7, "rescale_grad": -0.5}
-    wd = {"wd": 0.05} if kind.uses_wd else {}
-    yield {"learning_rate": 0.5, **wd}
-    for name in ("momentum", "epsilon", "beta1", "eta"):
-        if name in inspect.signature(kind).parameters:
-            yield {name: 0.0, **wd}
-            yield {name: 0.3, **wd}
 
 
 def ended(trial: Trial, shapes: Shapes, place: Any) -> dict[str, Array]:

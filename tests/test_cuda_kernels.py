@@ -12,11 +12,12 @@ from fragments import optimizer_class as class_of
 from fragments import spec
 from ml_dtypes import bfloat16
 from random_rules import RandomRule, WideRule, random_spec
-from test_every_optimizer import NAMES, settings, shapes
+from test_every_optimizer import NAMES, shapes
 from test_language import RULES, WITH_MAX
 from training import SHAPES, assert_same_bits, random_tensors, train
 
 import stepspec
+from settings import settings
 from stepspec import cuda
 from stepspec.generator.emit import emit
 from stepspec.generator.errors import SpecError

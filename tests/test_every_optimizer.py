@@ -13,37 +13,15 @@ from assembly import CONTRACTED, PACKED, full_assembly
 from training import SHAPES, Array, assert_same_bits, bits, moved, named, random_tensors, train
 
 import stepspec
+from settings import own_numbers, settings
 from stepspec.cpu import Kernel
-from stepspec.hyperparameters import Flag, Hyperparameter
 
-COMMON: tuple[dict[str, Any], ...] = (
-    {},
-    {"clip_gradient": 0.7, "rescale_grad": -0.5},
-    {"learning_rate": 0.5, "wd": 0.1},
-)
 NAMES = dict(enumerate(["a_weight", "a_bias", "gamma", "weight_b", "bias"]))
 
 
 def shapes(optimizer_class: type[stepspec.Optimizer]) -> list[tuple[int, ...]]:
     """Return the shapes to test; a rule with a maximum refuses empty tensors."""
     return [shape for shape in SHAPES if not (optimizer_class.refuses_empty and 0 in shape)]
-
-
-def own_numbers(optimizer_class: type[stepspec.Optimizer]) -> dict[str, Hyperparameter]:
-    """Return the optimizer's own hyperparameters."""
-    return {n: d for n, d in vars(optimizer_class).items() if isinstance(d, Hyperparameter)}
-
-
-def settings(optimizer_class: type[stepspec.Optimizer]) -> list[dict[str, Any]]:
-    """Return arguments that between them reach every variant."""
-    found = [dict(options) for options in COMMON if optimizer_class.uses_wd or "wd" not in options]
-    decay = {"wd": 0.05} if optimizer_class.uses_wd else {}
-    for name, number in own_numbers(optimizer_class).items():
-        found += [{name: value, **decay} for value in (0.0, 0.3) if value in number.range]
-    for name in (name for name, value in vars(optimizer_class).items() if isinstance(value, Flag)):
-        turned = {name: not inspect.signature(optimizer_class).parameters[name].default}
-        found += [{**turned, **options} for options in ({}, *found[len(COMMON) :])]
-    return found
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
