@@ -21,7 +21,7 @@ READY := $(VENV)/.ready
 
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help train test generate check lint bench bench-quick gpu gpu-kernels clean
+.PHONY: help train test mutation generate check lint bench bench-quick gpu gpu-kernels clean
 
 # Nothing outside an installation follows the package mapping of pyproject.toml: links in folder $(1) lay the
 # folders out as they are imported.
@@ -39,6 +39,9 @@ train: $(READY)-examples ## train on handwritten digits with every optimizer, an
 
 test: $(READY)-dev ## run the tests
 	$(BIN)/python -m pytest --dist loadgroup $(TESTFLAGS)
+
+mutation: $(READY)-dev ## change specs in one place at a time: do the tests notice?
+	$(BIN)/python tests/mutation.py
 
 generate: $(READY) ## write generated/ from specs/
 	$(BIN)/stepspec generate
