@@ -22,7 +22,7 @@ parameters occur in the same forms of kernels: elements alone, numbers of the te
     the PTX machine: float32, special values                     all               all
     the PTX machine: float64, gradients of another dtype         all               -
     the PTX machine: half precision                              2 ways of 3       1
-    the PTX machine: row-sparse gradients                        2 storages of 4   1
+    the PTX machine: row-sparse gradients                        2 storages of 4   -
     the PTX machine: golden records                              6 kinds           2 kinds
 
 One worker takes all tests of an optimizer, so that its kernels are compiled once.

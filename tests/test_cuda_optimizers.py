@@ -88,7 +88,7 @@ SPARSE: tuple[tuple[tuple[int, ...], list[int]], ...] = (
 
 
 @pytest.mark.filterwarnings("ignore:.*updates smaller")
-@sampled("dtype", [np.float32, np.float64, *HALF], most=2)
+@sampled("dtype", [np.float32, np.float64, *HALF], each=0, most=2)
 def test_row_sparse_gradients(
     optimizer_class: type[stepspec.Optimizer], dtype: Any, driver: EmulatedDriver
 ) -> None:
