@@ -55,6 +55,8 @@ def compile(spec: str | os.PathLike[str]) -> type[Optimizer]:
     ValueError
         For a spec with mistakes, all of which it shows with their places (it is a
         `stepspec.generator.errors.SpecError`), and for what is neither a text nor a path of a spec.
+    TypeError
+        If `spec` is neither a str nor a path.
     OSError
         If the file cannot be read.
 
