@@ -1,6 +1,7 @@
 """The `stepspec` command."""
 
 import argparse
+import io
 import os
 import shlex
 import sys
@@ -10,9 +11,9 @@ from pathlib import Path
 
 from stepspec.generator.emit import check
 from stepspec.generator.errors import SpecError, nearest
-from stepspec.generator.generate import compare, load_all
+from stepspec.generator.generate import compare, load_all, spec_files
 from stepspec.generator.new import SCHEMA, new_spec
-from stepspec.generator.project import Project, ProjectError, outside_project, own_project
+from stepspec.generator.project import Project, ProjectError, outside_project, own_project, real
 from stepspec.generator.reader import load
 from stepspec.generator.show import show
 from stepspec.generator.writing import update
@@ -21,9 +22,12 @@ from stepspec.generator.writing import update
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code: 0, or 1 if something is wrong with a spec or a file."""
     options = _parser().parse_args(arguments)
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+        # escape what the encoding lacks, as Latin-1 does dashes
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         code: int = options.run(options)
-        sys.stdout.flush()
+        print(end="", flush=True)  # here, where a failure can be told
     except SpecError as error:
         print(error, file=sys.stderr)
         return 1
@@ -105,7 +109,7 @@ def _new(options: argparse.Namespace) -> int:
         folder = Path(os.path.relpath(own)) if Path.cwd().is_relative_to(own.parent) else Path("specs")
     print(f"wrote {new_spec(options.name, folder)}: write your update into it, and run")
     outside = f"stepspec generate --specs {shlex.quote(str(folder))} --out PACKAGE_DIR"
-    print(f"    {'make generate' if folder.resolve() == own.resolve() else outside}")
+    print(f"    {'make generate' if real(folder) == real(own) else outside}")
     return 0
 
 
@@ -140,7 +144,7 @@ def _project(options: argparse.Namespace) -> Project:
 def _check(options: argparse.Namespace) -> int:
     paths: list[Path] = []
     for path in options.paths:
-        paths += sorted(path.glob("*.yaml")) if path.is_dir() else [path]
+        paths += spec_files(path) if path.is_dir() else [path]
     if not paths:
         print("stepspec: no spec found", file=sys.stderr)
         return 1

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from stepspec.generator.emit import emit
 from stepspec.generator.errors import Problem, SpecError
-from stepspec.generator.project import Folder, Project, ProjectError
+from stepspec.generator.project import Folder, Project, ProjectError, real
 from stepspec.generator.reader import load
 from stepspec.generator.spec import Spec
 
@@ -36,7 +36,7 @@ class Changes:
         parts: list[str] = []
         for name in sorted({*self.written, *self.removed}):
             path, shown = self.folder.path / name, f"{self.folder.shown}/{name}"
-            old = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
+            old = (_read(path) or "").splitlines(keepends=True)
             new = self.written.get(name, "").splitlines(keepends=True)
             parts += difflib.unified_diff(old, new, shown, f"{shown} (from specs)")
         return "".join(parts)
@@ -98,16 +98,19 @@ def compare(project: Project) -> Changes:
     return Changes(folder, written, removed)
 
 
+def spec_files(folder: Path) -> list[Path]:
+    """Return the specs in a folder, without what editors hide there."""
+    return sorted(path for path in folder.glob("*.yaml") if not path.name.startswith("."))
+
+
 def _files(folder: Folder) -> Iterator[Path]:
-    """Yield the files of specs in a folder, without those that editors hide there."""
-    inside = folder.path.resolve()
-    for path in sorted(folder.path.glob("*.yaml")):
+    """Yield the specs of a project, which are files inside its folder."""
+    inside = real(folder.path)
+    for path in spec_files(folder.path):
         shown = f"{folder.shown}/{path.name}"
-        if path.name.startswith("."):
-            continue
         if not path.name.isprintable():
             raise ProjectError(f"{shown!r} has a name that cannot stand in a comment: rename it")
-        if not path.resolve().is_relative_to(inside):
+        if not real(path).is_relative_to(inside):
             raise ProjectError(f"{shown} is a link that leads out of the folder: put the spec there itself")
         if not path.is_file():
             raise ProjectError(f"{shown} is no file: specs end in .yaml, and nothing else")

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from stepspec.generator.errors import Source, SpecError
-from stepspec.generator.project import ProjectError, own_project, taken_outside
+from stepspec.generator.project import ProjectError, own_project, real, taken_outside
 from stepspec.generator.reader import file_name, read_spec
 
 SCHEMA = own_project().specs.path / "schema.json"
@@ -47,7 +47,7 @@ def new_spec(name: str, folder: Path) -> Path:
     _check_name(name, text, path.stem)
     if owner := (_names(folder) | _reserved(folder)).get(name.lower()):
         raise ProjectError(f"the name '{name}' belongs to {owner}: choose another one")
-    if not folder.exists() and folder.resolve().parent.is_dir():
+    if not folder.exists() and real(folder).parent.is_dir():
         folder.mkdir()
     if not folder.is_dir():
         raise ProjectError(f"there is no folder {folder}, and none to make it in")
@@ -79,7 +79,7 @@ def _names(folder: Path) -> dict[str, str]:
 def _reserved(folder: Path) -> dict[str, str]:
     """Return the names that specs in a folder cannot have, in lower case -> who has them."""
     own = own_project()
-    return dict(own.taken if folder.resolve() == own.specs.path.resolve() else taken_outside())
+    return dict(own.taken if real(folder) == real(own.specs.path) else taken_outside())
 
 
 @contextmanager

@@ -49,6 +49,11 @@ class Project:
     command: str
 
 
+def real(path: Path) -> Path:
+    """Return where a path leads, without links; a loop of links, which `Path.resolve` refuses, stays."""
+    return Path(os.path.realpath(path))
+
+
 def own_project() -> Project:
     """Return the project of stepspec's own optimizers."""
     folders = Folder(SPECS, SPECS.name), Folder(GENERATED, GENERATED.name)
@@ -62,11 +67,11 @@ def outside_project(specs: Path, package: Path) -> Project:
         specs: a folder with specs.
         package: the folder to write to; it may be missing, but not its parent.
     """
-    if (specs.resolve(), package.resolve()) == (SPECS.resolve(), GENERATED.resolve()):
+    if (real(specs), real(package)) == (real(SPECS), real(GENERATED)):
         return own_project()
     _check_specs(specs)
     _check_package(package)
-    way = Path(os.path.relpath(specs.resolve(), package.resolve())).as_posix()
+    way = Path(os.path.relpath(real(specs), real(package))).as_posix()
     if not way.isprintable():
         raise ProjectError(f"the folder {str(specs)!r} has a name that cannot stand in a comment: rename it")
     command = f"stepspec generate --specs {shlex.quote(str(specs))} --out {shlex.quote(str(package))}"
@@ -95,8 +100,8 @@ def _check_specs(folder: Path) -> None:
 
 
 def _check_package(folder: Path) -> None:
-    place = folder.resolve()
-    if any(place.is_relative_to(part.resolve()) for part in (SPECS, GENERATED, Path(__file__).parent)):
+    place = real(folder)
+    if any(place.is_relative_to(real(part)) for part in (SPECS, GENERATED, Path(__file__).parent)):
         raise ProjectError(f"{folder} belongs to stepspec itself: write to a folder of your own")
     if not place.name.isascii() or not place.name.isidentifier() or keyword.iskeyword(place.name):
         hint = "use letters, digits and underscores, as in my_optimizers"

@@ -188,8 +188,7 @@ class _Reader(ValueReader):
         default_node, range_node = own.take("default"), own.take("range")
         default: float | bool = 0.0
         if default_node is not None:
-            switch = truth(default_node)
-            default = self.number(default_node, "default", infinite=True) if switch is None else switch
+            default = self._default(entry.key, default_node)
         elif isinstance(entry.value, Table):
             self.problems.add(entry.span, f"hyperparameter '{entry.key}' has no default")
         interval = NOT_NEGATIVE if entry.key == "learning_rate" else ANY_NUMBER
@@ -207,6 +206,12 @@ class _Reader(ValueReader):
                 default_node.span, f"default {number_text(default)} is outside the range {interval}"
             )
         return Hyperparameter(entry.key, default, interval, self.doc(own), entry.span)
+
+    def _default(self, key: str, node: Node) -> float | bool:
+        if key == "learning_rate":
+            return self.number(node, "the default of learning_rate", infinite=False)
+        switch = truth(node)
+        return self.number(node, "default", infinite=True) if switch is None else switch
 
     def _state(self, entry: Entry) -> State:
         own = self.fields(entry, language.STATE_KEYS, "state")

@@ -9,7 +9,7 @@ from stepspec.generator.document import Entry, Items, Node, Scalar, Table
 from stepspec.generator.errors import Problems, Span, nearest
 from stepspec.generator.spec import ANY_NUMBER, Formula, Range
 
-NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?$")
+NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?$", re.ASCII)
 INFINITY = re.compile(r"[+-]?\.(inf|Inf|INF)$")
 RANGE = re.compile(r"([\[(])\s*([^,\s]+)\s*,\s*([^,\s]+)\s*([\])])$")
 

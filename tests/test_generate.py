@@ -1,5 +1,6 @@
 """Writing generated/: no drift, all or nothing, leftovers; and the command line around it."""
 
+import io
 import os
 import shutil
 import signal
@@ -212,3 +213,17 @@ def test_check(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
 def test_check_of_a_missing_file(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["check", "nowhere.yaml"]) == 1
     assert "nowhere.yaml" in capsys.readouterr().err
+
+
+def test_output_that_its_encoding_lacks_is_escaped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "nag.yaml"
+    path.write_text((ROOT / "specs" / "nag.yaml").read_text().replace("summary: ", "summary: \N{EM DASH} "))
+    written = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, "latin-1"))
+    assert cli.main(["show", str(path)]) == 0
+    assert written.getvalue().startswith(rb"NAG: \u2014 Nesterov")
+
+
+def test_output_that_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdout", None)  # as Python starts with ">&-"
+    assert cli.main(["schema"]) == 0

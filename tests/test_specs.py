@@ -40,6 +40,7 @@ BEYOND_SCHEMA = {
     "newline_in_requirement": "the formulas",
     "quotes_in_comment": "the formulas",
     "quotes_in_condition": "the formulas",
+    "rate_infinite": "that a number is finite",
     "state_name_clash": "two names",
     "tab_in_rule": "the formulas",
     "update_folded": "how the text is written",
