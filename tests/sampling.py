@@ -11,7 +11,7 @@ parameters occur in the same forms of kernels: elements alone, numbers of the te
     special values, golden records                               all               all
     resumed training                                             5 storages        2
     float16, bfloat16: as they are, with master, stochastic      6                 3: each way once
-    gradients of another dtype                                   7                 1
+    gradients of another dtype                                   3 of 7            1
     row-sparse gradients                                         6                 2
     strides and orders; processes that compile nothing again     all               -
 
@@ -23,7 +23,7 @@ parameters occur in the same forms of kernels: elements alone, numbers of the te
     the PTX machine: float64, gradients of another dtype         all               -
     the PTX machine: half precision                              2 ways of 3       1
     the PTX machine: row-sparse gradients                        2 storages of 4   -
-    the PTX machine: golden records                              6 kinds           2 kinds
+    the PTX machine: golden records                              6 kinds           1 kind
 
 One worker takes all tests of an optimizer, so that its kernels are compiled once.
 """

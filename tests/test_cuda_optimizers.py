@@ -122,7 +122,7 @@ def test_special_values(optimizer_class: type[stepspec.Optimizer], driver: Emula
 
 
 # many large passes of a few kinds, which random rules launch, too; or names, which a device never sees
-ON_THE_HOST_ONLY = {"reductions", "collisions", "renamed"}
+ON_THE_HOST_ONLY = {"reductions", "absent", "collisions", "renamed"}
 
 
 @pytest.mark.parametrize("spec", sorted({path.stem for path in LANGUAGE.glob("*.yaml")} - ON_THE_HOST_ONLY))

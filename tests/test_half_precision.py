@@ -97,7 +97,7 @@ def test_masters_move_as_float32_weights_do(optimizer_class: type[stepspec.Optim
     assert_same_bits(([state["master"] for state in states], masters), (single, single_states))
 
 
-@sampled("dtype, given", MIXED)
+@sampled("dtype, given", MIXED, most=3)
 def test_gradients_of_another_dtype(
     optimizer_class: type[stepspec.Optimizer], dtype: Any, given: Any
 ) -> None:
