@@ -153,7 +153,7 @@ class _Hoister:
     def run(self, statements: Statements) -> Hoisted:
         for statement in statements:
             target, value = statement.target, statement.value
-            if value.stage == 0 and target.kind is Kind.LOCAL:
+            if target.stage == 0 and target.kind is Kind.LOCAL:
                 self._locals[target.name, target.version] = self._inline(value)
             elif isinstance(value, Reduction):
                 self._done.append(replace(statement, value=rebuild(value, self._array)))

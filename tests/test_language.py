@@ -118,7 +118,8 @@ state:
   zero: {per: tensor}
   chosen: {per: tensor}
 update: |
-  count = 3
+  count = 1
+  count += 2
   zero = lr - lr
   chosen = tanh(2 if norm(grad) > 0 else count) + exp(-count)
   weight -= grad / zero + log(count) * chosen
