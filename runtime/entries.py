@@ -178,7 +178,7 @@ def _lazy(function: Any, layout: Layout) -> Entry:
     assert not layout.buffers, "a lazy kernel reduces nothing"
     if steps(layout):
         return _lazy_in_pieces(function, layout)
-    arguments, grad_slot, size = arguments_of(layout), layout.slot("grad"), width(layout.formats.grad)
+    arguments, grad_slot, size = arguments_of(layout), layout.gradient, width(layout.formats.grad)
     columns_slot, rows_slot, present_slot = map(layout.tail, ("columns", "present_rows", "present"))
     fetch = fetcher(layout)
 
@@ -199,7 +199,7 @@ def _lazy(function: Any, layout: Layout) -> Entry:
 def _lazy_in_pieces(function: Any, layout: Layout) -> Entry:
     """Return the lazy entry of a kernel that needs scratch."""
     some_rows, space = _some_rows(function, layout), _space(layout)
-    grad_slot, size = layout.slot("grad"), width(layout.formats.grad)
+    grad_slot, size = layout.gradient, width(layout.formats.grad)
     columns_slot, rows_slot, present_slot = map(layout.tail, ("columns", "present_rows", "present"))
     fetch = fetcher(layout)
 

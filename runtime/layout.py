@@ -134,9 +134,10 @@ class Layout:
         """Return a slot behind the parameters."""
         return len(self.parameters) + [parameter.name for parameter in TAIL].index(name)
 
-    def slot(self, name: str) -> int:
-        """Return the slot of a parameter."""
-        return [parameter.name for parameter in self.parameters].index(name)
+    @functools.cached_property
+    def gradient(self) -> int:
+        """Return the slot of the gradient; any if the kernel reads none."""
+        return next((slot for slot, p in enumerate(self.parameters) if p.name == "grad"), 0)
 
     def storage(self, name: str) -> str:
         """Return the dtype that an array is stored in."""

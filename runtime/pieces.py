@@ -54,7 +54,7 @@ def steps(layout: Layout) -> list[Step]:
 
 def _scatter(layout: Layout) -> Step:
     """Return the step that writes the rows of a row-sparse gradient among zeros, in the compute dtype."""
-    number, slot = layout.number, layout.slot("grad")
+    number, slot = layout.number, layout.gradient
     columns_slot, rows_slot, present_slot = map(layout.tail, ("columns", "present_rows", "present"))
     widen = _reader(layout.formats.grad, number)
 

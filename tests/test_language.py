@@ -136,6 +136,26 @@ def test_numbers_per_tensor_are_float64_whoever_knows_them(fused: bool) -> None:
     assert state["chosen"] == pytest.approx(np.tanh(2) + np.exp(-3), rel=1e-15)
 
 
+LAZY_NORM = """
+name: LazyNorm
+summary: The gradient is read before the last pass only.
+hyperparameters:
+  learning_rate: {default: 0.5}
+lazy_update: true
+update: |
+  weight -= lr * norm(grad) * weight
+"""
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float16])
+def test_lazy_pass_that_reads_no_gradient(dtype: Any) -> None:
+    optimizer = stepspec.compile(LAZY_NORM)(lazy_update=True, rounding="stochastic")
+    weight = np.ones((3, 2), dtype)
+    grad = stepspec.RowSparse(np.array([[3, 4]], dtype) / 4, np.array([1]), weight.shape)
+    optimizer.update([0], [weight], [grad], [optimizer.create_state(0, weight)])
+    assert weight.tolist() == [[1, 1], [0.375, 0.375], [1, 1]]
+
+
 def test_static_choice_by_dimensions(language_package: Any) -> None:
     optimizer = language_package.Factored()
     assert set(optimizer.create_state(0, np.ones((3, 4)))) == {"by_row", "by_column"}
