@@ -158,7 +158,10 @@ def _made(shown: str, text: str, stem: str) -> Any:
     spec = read_spec(Source(shown, text), stem or None)
     modules = emit(spec, IN_MEMORY)
     digest = hashlib.sha256(repr((stem, text)).encode()).hexdigest()[:12]
-    origin = Origin(f"stepspec.compiled.{spec.stem}_{digest}", stem, text, modules)
+    name = f"stepspec.compiled.{spec.stem}_{digest}"
+    while name in sys.modules:  # its former self is not forgotten yet
+        name += "_"
+    origin = Origin(name, stem, text, modules)
     names: dict[str, Any] = {"__name__": origin.name}
     _run(modules[f"{spec.stem}.py"], origin.file(spec.stem), names)
     made = names[spec.name]
@@ -185,9 +188,9 @@ def _sign_post(origin: Origin, names: Mapping[str, Any]) -> None:
 
 
 def _forget(module: str, files: list[str]) -> None:
-    sys.modules.pop(module, None)
     for file in files:
         linecache.cache.pop(file, None)
+    sys.modules.pop(module, None)  # last: it keeps its files' names from a new class
 
 
 def _reduce(kind: type) -> str | tuple[Callable[..., Any], tuple[str, str, str]]:

@@ -258,6 +258,18 @@ def test_nothing_is_kept_of_classes_that_are_gone() -> None:
     assert trained(stepspec.compile(text)()) == trained(stepspec.compile(LION)())
 
 
+def test_a_class_that_is_made_anew_while_its_former_self_goes() -> None:
+    text, made = other(SHORT), list[Any]()
+    former = stepspec.compile(text)
+    watch = weakref.ref(former, lambda _: made.append(stepspec.compile(text)))
+    del former
+    gc.collect()
+    assert watch() is None
+    (again,) = made
+    assert inspect.getsource(again).startswith("class X(Optimizer):\n")
+    assert again.__module__ in sys.modules
+
+
 def test_names_that_stand_for_themselves() -> None:
     """Modules in memory are called after specs, and can be called anything that names a class."""
     for name in ("Import", "Os", "Stepspec", "SGD"):
