@@ -5,7 +5,8 @@ A compiled class can be collected like any other object, with the modules it was
 `linecache` only know where its text is, so that `inspect.getsource` and tracebacks show it, and forget that
 with the class. What stays is the machine code of its kernels. Pickle cannot import such a class, and takes
 the spec's text along instead: who loads it compiles the text again, and finds the kernels in the disk cache,
-whose key holds their text.
+whose key holds their text. Libraries such as cloudpickle would take the class apart, if `sys.modules` did not
+lead to it.
 """
 
 from __future__ import annotations
@@ -167,7 +168,7 @@ def _made(shown: str, text: str, stem: str) -> Any:
     made = names[spec.name]
     made.__class__ = InMemory
     made._origin = origin
-    _sign_post(origin, names)
+    _sign_post(origin, names, made)
     files = [origin.file(file.removesuffix(".py")) for file in modules]
     weakref.finalize(made, _forget, origin.name, files).atexit = False
     return made
@@ -180,10 +181,18 @@ def _run(text: str, file: str, names: dict[str, Any]) -> None:
     exec(builtins.compile(text, file, "exec"), names)
 
 
-def _sign_post(origin: Origin, names: Mapping[str, Any]) -> None:
-    """Tell `inspect` where the text of a class is, see Note [In memory]."""
-    module = ModuleType(origin.name)
-    vars(module).update({name: names[name] for name in ("__doc__", "__file__", "__loader__")})
+def _sign_post(origin: Origin, names: Mapping[str, Any], made: type) -> None:
+    """Tell where the text of a class is, and that the class is its module's, see Note [In memory]."""
+    module, known = ModuleType(origin.name), weakref.ref(made)
+
+    def look_up(name: str) -> type:
+        found = known()
+        if found is None or name != found.__name__:
+            raise AttributeError(f"module {module.__name__!r} has no attribute {name!r}")
+        return found
+
+    shown = {name: names[name] for name in ("__doc__", "__file__", "__loader__")}
+    vars(module).update(shown, __getattr__=look_up)
     sys.modules[origin.name] = module
 
 

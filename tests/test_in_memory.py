@@ -159,6 +159,16 @@ def test_pickle() -> None:
         assert (type(copy), copy.learning_rate) == (lion, 0.25)
 
 
+def test_modules_lead_to_their_classes() -> None:
+    """By this, cloudpickle knows that it has to ask for the text, too."""
+    lion = stepspec.compile(LION)
+    assert pickle.loads(pickle.dumps(lion.step)) is lion.step
+    module = sys.modules[lion.__module__]
+    assert module.Lion is lion
+    with pytest.raises(AttributeError, match=r"'stepspec\.compiled\.lion_.*' has no attribute 'Tiger'"):
+        _ = module.Tiger
+
+
 class Puma(stepspec.compile(LION)):  # type: ignore[misc]  # a base that is only known at run time
     """A subclass, which is in a module."""
 
