@@ -38,7 +38,7 @@ RESERVED = frozenset(
     set_learning_rate set_lr_mult set_wd_mult uses_wd frozen_at_zero_rate refuses_empty elements rows scalars
     total largest where power spread clip_between
     row_norm row_sum row_mean row_max column_norm column_sum column_mean column_max
-    lr_mult wd_mult update_count rule plan bool dict float int min range str super tuple
+    lr_mult wd_mult update_count rule plan bool dict float int kwargs min range str super tuple
     columns present_rows present copy noise_key noise_count draws_noise
     normal_2 normal_3 normal_4 normal_5 normal_6 normal_7 normal_8
     Any Array Callable ClassVar Flag Hyperparameter Layout Mapping Optimizer Rate RowSparse Sequence State
