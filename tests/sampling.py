@@ -12,7 +12,7 @@ parameters occur in the same forms of kernels: elements alone, numbers of the te
     resumed training                                             5 storages        2
     float16, bfloat16: as they are, with master, stochastic      6                 3: each way once
     gradients of another dtype                                   3 of 7            1
-    row-sparse gradients                                         6                 2
+    row-sparse gradients                                         3 of 6            2
     strides and orders; processes that compile nothing again     all               -
 
     on GPUs, without one
