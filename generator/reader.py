@@ -42,7 +42,8 @@ def load(path: Path, shown: str | None = None) -> Spec:
 def read_source(path: Path, shown: str | None = None) -> Source:
     """Return the text of the file at `path`; raise SpecError if it is no text."""
     name = shown or str(path)
-    data = path.read_bytes()
+    with path.open("rb") as file:
+        data = file.read(LARGEST_FILE + 1)
     if len(data) > LARGEST_FILE:
         raise SpecError(Source(name, ""), [Problem(Span(1, 1), f"a spec has at most {LARGEST_FILE} bytes")])
     try:

@@ -5,6 +5,7 @@ import inspect
 import linecache
 import logging
 import multiprocessing
+import os
 import pickle
 import subprocess
 import sys
@@ -123,6 +124,14 @@ def test_a_file_that_has_another_name(tmp_path: Path) -> None:
     path = tmp_path / "tiger.yaml"
     path.write_text(LION)
     with pytest.raises(SpecError, match=r"tiger.yaml:1:7: the optimizer 'Lion' stands in a file called"):
+        stepspec.compile(path)
+
+
+def test_a_file_that_no_memory_holds(tmp_path: Path) -> None:
+    path = tmp_path / "lion.yaml"
+    path.touch()
+    os.truncate(path, 1 << 42)
+    with pytest.raises(SpecError, match=r"lion.yaml:1:1: a spec has at most 200000 bytes"):
         stepspec.compile(path)
 
 
