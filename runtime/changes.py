@@ -12,8 +12,8 @@ from stepspec.rule import Rule
 from stepspec.states import Layout
 
 
-class _Complete(type):
-    """Tells an optimizer when its constructor has ended: from then on changes are checked together."""
+class Complete(type):
+    """The type of optimizer classes; tells an optimizer when its constructor has ended: see `Changes`."""
 
     @property
     def __signature__(cls) -> inspect.Signature:
@@ -27,7 +27,7 @@ class _Complete(type):
         return optimizer
 
 
-class Changes(Rule, metaclass=_Complete):
+class Changes(Rule, metaclass=Complete):
     """Checks hyperparameters against each other and against the states that exist."""
 
     _is_complete = False

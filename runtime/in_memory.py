@@ -25,6 +25,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+from stepspec.changes import Complete
 from stepspec.sources import Text
 
 if TYPE_CHECKING:
@@ -93,7 +94,7 @@ def compile(spec: str | os.PathLike[str]) -> type[Optimizer]:
     return _compiled(str(path), read_source(path).text, path.stem)
 
 
-class InMemory(type):
+class InMemory(Complete):
     """The type of compiled classes, by which pickle tells them from others; their subclasses have it, too."""
 
 

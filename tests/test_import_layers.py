@@ -44,14 +44,14 @@ GENERATOR = (
 )
 RUNTIME = (
     "kernel_cache machine_code num_threads places schedule_arguments sources",
-    "atomic compilation exclusive formats halves hyperparameters in_memory kept",
+    "atomic compilation exclusive formats halves hyperparameters kept",
     "counts lr_scheduler notices sparse_checks states transcendental",
     "archive batches lanes memory noise overlaps pointers rates reference sparse storage synchronization",
     "objects one_place rule tally work",
     "arguments canonical checks inputs reading_arrays reading_calls tables threads",
     "streaming",
     "arithmetic arrays changes names reductions selections tensors walks",
-    "gradients layout plan recognition settings",
+    "gradients in_memory layout plan recognition settings",
     "slots",
     "pieces",
     "entries",

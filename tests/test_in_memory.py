@@ -87,6 +87,30 @@ def test_both_paths_give_the_same_bits() -> None:
     assert fused != trained(lion(learning_rate=0.1))
 
 
+def test_changes_between_steps_are_seen() -> None:
+    results = []
+    for fused in (True, False):
+        optimizer: Any = stepspec.compile(LION)(learning_rate=0.1, use_fused_step=fused)
+        weight, gradient = np.ones(3), np.array([1.0, -1.0, 0.5])
+        state = optimizer.create_state(0, weight)
+        for optimizer.beta2 in (0.9, 0.5, 0.25):
+            optimizer.update([0], [weight], [gradient], [state])
+        results.append(weight.tobytes() + state["m"].tobytes())
+    assert results[0] == results[1]
+
+
+def test_changes_are_checked() -> None:
+    bounds = "  low: {default: 0}\n  high: {default: 1, range: '[0, 9]'}\nrequire: [low <= high]\nupdate"
+    made: Any = stepspec.compile(SHORT.replace("update", bounds).replace("* grad", "* clip(grad, low, high)"))
+    with pytest.raises(ValueError, match=r"X requires low <= high, but low = 2\.0, high = 1\.0"):
+        made(low=2)
+    optimizer = made()
+    with pytest.raises(ValueError, match="X requires low <= high"):
+        optimizer.low = 2
+    with pytest.raises(AttributeError, match="did you mean 'high'"):
+        optimizer.hihg = 2
+
+
 def test_a_text_and_a_file(tmp_path: Path) -> None:
     lion = stepspec.compile(LION)
     assert stepspec.compile(LION.replace("\n", "\r\n")) is lion
