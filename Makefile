@@ -5,6 +5,8 @@ PYTHON ?= python3
 TESTFLAGS ?= -n 2
 # Less of it: make bench BENCHFLAGS="--sets MLP --optimizers SGD"
 BENCHFLAGS ?=
+# More or others: make properties PROPERTYFLAGS="--specs 20000 --seed 2"
+PROPERTYFLAGS ?=
 # The benchmark's peers, pinned so that figures of different days compare; torch's CPU build is enough.
 PEERS ?= torch==2.13.0 jax==0.10.2 optax==0.2.8
 # The Python that make gpu runs as it is, with its torch or CuPy: make gpu GPU_PYTHON=/path/to/python
@@ -42,6 +44,9 @@ test: $(READY)-dev ## run the tests
 
 mutation: $(READY)-dev ## change specs in one place at a time: do the tests notice?
 	$(BIN)/python tests/mutation.py
+
+properties: $(READY)-dev ## hold 5,000 random specs to step and fused_step: one hour
+	$(BIN)/python tests/random_agreement.py $(PROPERTYFLAGS)
 
 generate: $(READY) ## write generated/ from specs/
 	$(BIN)/stepspec generate
