@@ -179,7 +179,8 @@ def _run(text: str, file: str, names: dict[str, Any]) -> None:
     """Run the text of a module in a namespace, and let Python's tools show its lines."""
     names |= {"__file__": file, "__loader__": Text(text)}
     linecache.cache[file] = (len(text), None, text.splitlines(keepends=True), file)
-    exec(builtins.compile(text, file, "exec"), names)
+    # the annotations of this module are texts, of which theirs shall inherit nothing
+    exec(builtins.compile(text, file, "exec", dont_inherit=True), names)
 
 
 def _sign_post(origin: Origin, names: Mapping[str, Any], made: type) -> None:

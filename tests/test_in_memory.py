@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from conftest import SPECS
 from device_training import train_on_device
 from emulated_driver import EmulatedDriver
 from training import assert_same_bits, random_tensors, train
@@ -170,6 +171,14 @@ def test_create_knows_what_is_registered(monkeypatch: pytest.MonkeyPatch) -> Non
     assert type(stepspec.create("tiger")) is tiger
     with pytest.raises(ValueError, match=r"the name 'Tiger' is taken by stepspec\.compiled\.tiger_"):
         stepspec.register(stepspec.compile(other(text)))
+
+
+def test_the_class_is_that_of_a_package() -> None:
+    made: Any = stepspec.compile(SPECS / "lamb.yaml")
+    assert made.__doc__ == stepspec.LAMB.__doc__
+    assert inspect.signature(made) == inspect.signature(stepspec.LAMB)
+    assert made.__mro__[1:] == stepspec.LAMB.__mro__[1:]
+    assert isinstance(made, type(stepspec.LAMB))
 
 
 def test_generated_lines_are_shown() -> None:
