@@ -50,7 +50,8 @@ def clip_between(x: Any, low: Any, high: Any) -> Any:
 
 def clip(x: Any, bound: Any) -> Any:
     """Return x limited to [-bound, bound]; NaN stays NaN."""
-    return clip_between(x, -bound, bound)
+    # Python's int 0 has no negative
+    return clip_between(x, -1.0 * bound, bound)
 
 
 def maximum(a: Any, b: Any) -> Any:

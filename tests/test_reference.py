@@ -117,6 +117,7 @@ def test_a_python_number_is_rounded_to_the_dtype_of_the_array() -> None:
     assert same_bits(reference.clip(x, 0.1), np.array([0.1, -0.1], np.float32))
     assert same_bits(reference.maximum(x, 0), np.array([1, 0], np.float32))
     assert same_bits(reference.clip(x, 1e300), x)
+    assert same_bits(reference.clip(x, 0), reference.clip(x, 0.0))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
