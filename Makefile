@@ -3,6 +3,8 @@
 PYTHON ?= python3
 # More or fewer processes, one test, ...: make test TESTFLAGS="-n 0 -k golden"
 TESTFLAGS ?= -n 2
+# More of it: make properties PROPERTYFLAGS="--specs 20000 --seed 2"
+PROPERTYFLAGS ?=
 # Less of it: make bench BENCHFLAGS="--sets MLP --optimizers SGD"
 BENCHFLAGS ?=
 # More or others: make properties PROPERTYFLAGS="--specs 20000 --seed 2"
@@ -23,7 +25,7 @@ READY := $(VENV)/.ready
 
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help train test mutation generate check lint bench bench-quick gpu gpu-kernels clean
+.PHONY: help train test mutation properties generate check lint bench bench-quick gpu gpu-kernels clean
 
 # Nothing outside an installation follows the package mapping of pyproject.toml: links in folder $(1) lay the
 # folders out as they are imported.
