@@ -59,7 +59,7 @@ HALF = (np.float16, ml_dtypes.bfloat16)
 
 
 @pytest.mark.filterwarnings("ignore:.*updates smaller")
-@sampled("how", ("nearest", "stochastic", "master"), most=2)
+@sampled("how", ("nearest", "stochastic", "master"), each=0, most=2)
 def test_half_precision(optimizer_class: type[stepspec.Optimizer], how: str, driver: EmulatedDriver) -> None:
     dtype = HALF[turn(f"{optimizer_class.__name__} {how}") % 2]
     weights = random_tensors(SHAPES, dtype)
@@ -121,8 +121,8 @@ def test_special_values(optimizer_class: type[stepspec.Optimizer], driver: Emula
         assert_same_bits(expected, found)
 
 
-# many large passes of a few kinds, which random rules launch, too; or names, which a device never sees
-ON_THE_HOST_ONLY = {"reductions", "absent", "collisions", "renamed"}
+# many large passes of a few kinds, which random rules launch, too; or names and choices, which no device sees
+ON_THE_HOST_ONLY = {"reductions", "absent", "collisions", "renamed", "by_variant", "switched"}
 
 
 @pytest.mark.parametrize("spec", sorted({path.stem for path in LANGUAGE.glob("*.yaml")} - ON_THE_HOST_ONLY))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 import subprocess
@@ -170,9 +171,12 @@ def test_stochastic(formats: Formats, kernel: Kernel) -> None:
         case.check(threads, chunks)
 
 
-@pytest.mark.parametrize("gradient", ["scattered", "lazy"])
 @pytest.mark.parametrize("kernel", [FLAT, ROWS], ids=label)
-@pytest.mark.parametrize("formats", SPARSE, ids=label)
+@pytest.mark.parametrize(
+    ("formats", "gradient"),
+    list(zip(SPARSE, itertools.cycle(["scattered", "lazy"]), strict=False)),
+    ids=label,
+)
 def test_row_sparse(formats: Formats, kernel: Kernel, gradient: Any) -> None:
     for share in (0.0, 0.02, 0.5, 1.0):
         case = Case(kernel, replace(formats, gradient=gradient), some_rows(share))
