@@ -62,7 +62,7 @@ lint: $(READY)-dev ## ruff and mypy --strict
 	$(call lay_out,build/types)
 	MYPYPATH=build/types $(BIN)/mypy --strict build/types/stepspec examples benchmarks tests
 
-bench: $(READY)-peers ## measure the optimizers beside torch, optax and MXNet: 25 minutes
+bench: $(READY)-peers ## measure the optimizers beside torch, optax and MXNet: an hour
 	$(BIN)/python benchmarks/bench.py $(BENCHFLAGS)
 
 bench-quick: $(READY)-bench ## ratios before and after a change: one minute
