@@ -41,7 +41,7 @@ def representative(request: pytest.FixtureRequest) -> type[stepspec.Optimizer]:
 
 @pytest.fixture(scope="session")
 def language_package(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    """Build the package of tests/specs: rules that use what the language has and the five do not."""
+    """Build the package of tests/specs: rules that use what the optimizers do not."""
     folder = tmp_path_factory.mktemp("generated") / "language_specs"
     update(outside_project(TESTS / "specs", folder))
     sys.path.insert(0, str(folder.parent))

@@ -1,4 +1,4 @@
-"""What the language has beyond the five optimizers, end to end: `step` and `fused_step` agree bit for bit."""
+"""What the language has beyond the optimizers: `step` and `fused_step` agree bit for bit."""
 
 import functools
 from typing import Any
