@@ -3,8 +3,6 @@
 PYTHON ?= python3
 # More or fewer processes, one test, ...: make test TESTFLAGS="-n 0 -k golden"
 TESTFLAGS ?= -n 2
-# More of it: make properties PROPERTYFLAGS="--specs 20000 --seed 2"
-PROPERTYFLAGS ?=
 # Less of it: make bench BENCHFLAGS="--sets MLP --optimizers SGD"
 BENCHFLAGS ?=
 # More or others: make properties PROPERTYFLAGS="--specs 20000 --seed 2"

@@ -252,7 +252,8 @@ class FormulaReader:
         if name == language.NOISE:
             return self._noise(node)
         if name not in language.FUNCTIONS:
-            raise self.wrong(node.func, f"unknown function '{name}'", nearest(name, language.CALLED))
+            hint = language.OTHER_FUNCTIONS.get(name) or nearest(name, language.CALLED)
+            raise self.wrong(node.func, f"unknown function '{name}'", hint)
         function = language.FUNCTIONS[name]
         if node.keywords:
             raise self.wrong(node, f"{name} takes no keyword arguments")

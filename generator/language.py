@@ -91,6 +91,12 @@ NOISE = "normal"
 NOISE_FLOPS = 150
 # what a formula can call
 CALLED = frozenset((*FUNCTIONS, *REDUCTIONS, NOISE))
+# what other libraries have -> how it is written here
+OTHER_FUNCTIONS = {
+    "where": "write 'a if condition else b'",
+    "relu": "write maximum(x, 0)",
+    "pow": "write x ** 2",
+}
 # of these, what a state may be called in a rule that does not call it
 LENDABLE = frozenset({"mean", "norm"})
 PER = ("tensor", "row", "column", "model")

@@ -26,8 +26,9 @@ hyperparameters:
 state:
   m: {{per: element, init: 0, doc: Velocity.}}
 
-# What a step does, in Python: see `stepspec show {name}`. Besides the names above there are weight and grad;
-# lr, wd and t, the tensor's learning rate, weight decay and update count from 1; rescale_grad, clip_gradient.
+# What a step does, in Python: `stepspec show` of this file tells what becomes of it. Besides the names above
+# there are weight and grad; lr, wd and t, the tensor's learning rate, weight decay and update count from 1;
+# rescale_grad, clip_gradient.
 update: |
   g = clip(rescale_grad * grad, clip_gradient) + wd * weight
   m = momentum * m + g

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import inspect
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,9 @@ from stepspec.rates import multiplier
 # the learning rate where neither a number nor a scheduler is given
 DEFAULT_RATE = 0.01
 
+# what PyTorch calls arguments -> what they are called here
+OTHER_NAMES = {"lr": "learning_rate", "weight_decay": "wd", "eps": "epsilon", "betas": "beta1"}
+
 Scheduler = Callable[[int], float]
 
 
@@ -24,16 +27,19 @@ def refuse_unknown(cls: type, unknown: Mapping[str, object]) -> None:
     if not unknown:
         return
     name = next(iter(unknown))
-    near = difflib.get_close_matches(name, _known(cls), 1)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
-    raise TypeError(f"{cls.__name__} has no argument {name!r}{hint}")
+    raise TypeError(f"{cls.__name__} has no argument {name!r}{_hint(name, _known(cls))}")
 
 
 def no_attribute(cls: type, name: str) -> str:
     """Return what to tell who sets an attribute that optimizers of this class do not have."""
-    near = difflib.get_close_matches(name, [known for known in dir(cls) if known[0] != "_"], 1)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
-    return f"{cls.__name__} has no attribute {name!r}{hint}"
+    known = [known for known in dir(cls) if known[0] != "_"]
+    return f"{cls.__name__} has no attribute {name!r}{_hint(name, known)}"
+
+
+def _hint(name: str, known: Sequence[str]) -> str:
+    same = OTHER_NAMES.get(name)
+    near = [same] if same in known else difflib.get_close_matches(name, known, 1)
+    return f"; did you mean {near[0]!r}?" if near else ""
 
 
 def _known(cls: type) -> list[str]:

@@ -98,6 +98,8 @@ def test_values_out_of_range(options: dict[str, Any], message: str) -> None:
         ({"momentun": 0.9}, "SGD has no argument 'momentun'; did you mean 'momentum'"),
         ({"learning_rat": 0.9}, "did you mean 'learning_rate'"),
         ({"clip_gradients": 1}, "did you mean 'clip_gradient'"),
+        ({"lr": 1}, "SGD has no argument 'lr'; did you mean 'learning_rate'"),
+        ({"weight_decay": 1}, "SGD has no argument 'weight_decay'; did you mean 'wd'"),
         ({"xyzzy": 1}, "SGD has no argument 'xyzzy'$"),
         ({"param_idx2name": ["a"]}, "param_idx2name must be a dict"),
         ({"param_idx2name": {0: 1}}, r"param_idx2name\[0\] must be a str"),
